@@ -1,0 +1,3 @@
+"""loractl: fine-tune text-to-image diffusion models from a handful of pictures, and work on the adapters that come out."""
+
+__version__ = "0.1.0"

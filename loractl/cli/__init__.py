@@ -1,0 +1,227 @@
+"""The command line: builds the Typer app, carries out what a command returns, turns failures into exit codes."""
+
+import contextlib
+import errno
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+import loractl
+from loractl.cli.commands import Commands, Report
+from loractl.cli.display import Display, JsonLines, write_json
+from loractl.errors import (
+    INTERRUPTED,
+    TERMINATED,
+    DeviceError,
+    DiskFullError,
+    InputError,
+    JobError,
+    LoractlError,
+    Terminated,
+)
+from loractl.events import Finished
+from loractl.job import dump_job
+from loractl.method import Outcome
+from loractl.plugins import BUILT_IN_COMMANDS, Plugins, load_plugins
+from loractl.specs import Spec
+
+GLOBAL_OPTIONS = ("--json", "--quiet", "--print-job", "--version")
+USAGE_ERROR = typer.BadParameter.__mro__[1]  # click's UsageError, whichever click this Typer brings
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command returned, and how the person wants it carried out."""
+
+    value: Spec | Report
+    json: bool
+    quiet: bool
+    print_job: bool
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The `loractl` command; always leaves with an exit code."""
+    given = hoist(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in takewhile(GLOBAL_OPTIONS.__contains__, given)
+    with terminable():
+        try:
+            plugins = load_plugins()
+            answer = build(plugins)(list(given), prog_name="loractl", standalone_mode=False)
+            code = respond(answer, plugins) if isinstance(answer, Answer) else 0
+        except BaseException as error:
+            code = fail(error, as_json)
+    sys.exit(code)
+
+
+def hoist(arguments: Sequence[str]) -> list[str]:
+    """The global options moved to the front, so that they may stand after the command as well."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    front = [word for word in arguments[:end] if word in GLOBAL_OPTIONS]
+    return [*dict.fromkeys(front), *(word for word in arguments[:end] if word not in GLOBAL_OPTIONS), *arguments[end:]]
+
+
+def build(plugins: Plugins) -> typer.Typer:
+    """The whole command line: the built-in commands and one for each method that brings one."""
+    app = typer.Typer(
+        epilog="The options above may also stand after the command.",
+        result_callback=_answer,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback(help=loractl.__doc__)(_options)
+    commands = Commands(plugins)
+    for name in BUILT_IN_COMMANDS:
+        app.command(name)(getattr(commands, name))
+    for method in plugins.methods.values():
+        if method.command is not None:
+            app.command(method.name, help=method.summary)(method.command)
+    return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"loractl {loractl.__version__}")
+        raise typer.Exit
+
+
+def _options(
+    json: Annotated[bool, typer.Option("--json", help="Print events and results as JSON lines on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show warnings and errors only.")] = False,
+    print_job: Annotated[
+        bool, typer.Option("--print-job", help="Print the job as TOML instead of running it.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Declares the global options; `_answer` receives them."""
+
+
+def _answer(value: Spec | Report, json: bool, quiet: bool, print_job: bool, version: bool) -> Answer:  # noqa: ARG001
+    return Answer(value, json, quiet, print_job)
+
+
+def respond(answer: Answer, plugins: Plugins) -> int:
+    """Prints a report or a job, or carries out the job; returns the exit code."""
+    report = answer.value
+    if isinstance(report, Spec) and answer.print_job:
+        report = Report(dump_job(report).rstrip("\n"), {"job": report.model_dump(mode="json", exclude_none=True)})
+    if isinstance(report, Spec):
+        with listening(plugins, answer):
+            execute(report, plugins)
+    elif answer.json:
+        write_json(sys.stdout, report.data)
+    else:
+        text = Text(report.shown) if isinstance(report.shown, str) else report.shown
+        Console().print(text, soft_wrap=True, highlight=False)
+    return 0
+
+
+def execute(spec: Spec, plugins: Plugins) -> Outcome:
+    """Runs a job and writes it, resolved, beside its result; refuses before torch is imported if a result is there."""
+    spec = spec.resolved()
+    if spec.result().exists() and not spec.output.overwrite:
+        raise InputError(f"{spec.result()} is already there: choose another --out, or replace it with --overwrite")
+    outcome = plugins.methods[spec.method].run(spec, plugins.emit)
+    write_whole(spec.record(), dump_job(spec))
+    plugins.emit(Finished(outcome.files, outcome.numbers))
+    return outcome
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file at once: it is there with all its text or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def listening(plugins: Plugins, answer: Answer) -> Iterator[None]:
+    """Shows events while a job runs; with --json nothing else can reach stdout."""
+    if answer.json:
+        plugins.add_listener(JsonLines(sys.stdout))
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    display = Display(Console(stderr=True), answer.quiet)
+    plugins.add_listener(display)
+    try:
+        yield
+    finally:
+        display.close()
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises Terminated, as Ctrl-C raises KeyboardInterrupt."""
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def fail(error: BaseException, as_json: bool) -> int:
+    """Says what went wrong, for a person on stderr or for a program on stdout; returns the exit code."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    code, problems = diagnose(error)
+    if code == LoractlError.exit_code:
+        traceback.print_exception(error)
+    if as_json:
+        write_json(sys.stdout, {"event": "error", "exit_code": code, "problems": problems})
+    else:
+        for problem in problems:
+            Console(stderr=True).print(Text(f"error: {problem}", "red"), soft_wrap=True, highlight=False)
+    return code
+
+
+def diagnose(error: BaseException) -> tuple[int, tuple[str, ...]]:
+    """Exit code and sentences for a failure; anything that is not ours to foresee is a bug."""
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return (TERMINATED, ("terminated",)) if isinstance(error, Terminated) else (INTERRUPTED, ("interrupted",))
+    if isinstance(error, USAGE_ERROR):
+        return JobError.exit_code, (_usage(error),)
+    known = error if isinstance(error, LoractlError) else _recognize(error)
+    if isinstance(known, JobError):
+        return known.exit_code, known.problems
+    if known is not None:
+        return known.exit_code, (str(known),)
+    return LoractlError.exit_code, (f"{type(error).__name__}: {error}",)
+
+
+def _usage(error: BaseException) -> str:
+    """A Typer usage error as one sentence, with where to read on."""
+    message = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
+    command = getattr(getattr(error, "ctx", None), "command_path", "loractl")
+    return f"{message} (see {command} --help)"
+
+
+def _recognize(error: BaseException) -> LoractlError | None:
+    """Failures of the machine that libraries raise in their own ways; torch is judged by name, it may not be here."""
+    if type(error).__name__ == "OutOfMemoryError":
+        advice = "lower train.batch_size or sample.size, or set memory.gradient_checkpointing = true"
+        return DeviceError(f"the device is out of memory: {advice}")
+    if (isinstance(error, OSError) and error.errno in NO_SPACE) or "No space left on device" in str(error):
+        return DiskFullError(f"{error}; the last good files are untouched: free some space or choose another --out")
+    return None

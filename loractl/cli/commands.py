@@ -1,0 +1,135 @@
+"""The commands that are always there. Each returns a spec to carry out or a report to print, and does nothing else."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic.json_schema import models_json_schema
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from loractl.cli.display import number
+from loractl.errors import InputError, JobError
+from loractl.job import Layer, option, override, read_job
+from loractl.method import Method
+from loractl.plugins import Plugins
+from loractl.problems import did_you_mean
+from loractl.specs import Spec
+from loractl.template import template
+
+
+@dataclass(frozen=True)
+class Report:
+    """An answer, for a person and for a program."""
+
+    shown: RenderableType
+    data: Mapping[str, Any]
+
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="the job file")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="changes one key of the job; may be repeated")
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="PATH", help="where the result goes")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace a result that is already there")]
+MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="a name that `loractl methods` lists")]
+OneMethod = Annotated[str | None, typer.Argument(metavar="METHOD", help="one method; all by default")]
+NewFile = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="write the job there, not to stdout")]
+AdapterFile = Annotated[Path, typer.Argument(metavar="FILE", help="an adapter's file")]
+
+
+class Commands:
+    """The built-in commands over the plugins that are loaded; each is named as it is called."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self.plugins = plugins
+
+    def run(self, job: JobFile, set_: Overrides = None, out: Out = None, overwrite: Overwrite = False) -> Spec:
+        """Carry out a job file."""
+        return read_job(job, self.plugins.methods, _layers(set_, out, overwrite))
+
+    def check(self, job: JobFile, set_: Overrides = None, out: Out = None) -> Report:
+        """Validate a job file and say what would run."""
+        spec = read_job(job, self.plugins.methods, _layers(set_, out, False))
+        target = spec.destination()
+        state = " (already there)" if spec.result().exists() else ""
+        data = {"ok": True, "method": spec.method, "name": spec.name, "output": str(target), "there": bool(state)}
+        return Report(f"ok: {spec.method} would write {target}{state}", data)
+
+    def methods(self) -> Report:
+        """List the methods and where they come from."""
+        table = Table("method", "what it does", "from", "command", box=None, pad_edge=False)
+        rows = [_describe(method, self.plugins.sources[method.name]) for method in self.plugins.methods.values()]
+        for row in rows:
+            table.add_row(row["name"], row["summary"], row["distribution"], "yes" if row["command"] else "no")
+        return Report(table, {"methods": rows})
+
+    def schema(self, method: OneMethod = None) -> Report:
+        """Print the JSON Schema of job files, for editors."""
+        chosen = [self._method(method)] if method else list(self.plugins.methods.values())
+        schema = _schema([each.spec for each in chosen])
+        return Report(json.dumps(schema, indent=2, ensure_ascii=False), schema)
+
+    def new(self, method: MethodName, out: NewFile = None) -> Report:
+        """Print a job file to start from, every key explained."""
+        text = template(self._method(method).spec)
+        if out is None:
+            return Report(text.rstrip("\n"), {"template": text})
+        if out.exists():
+            raise InputError(f"{out} is already there: choose another --out")
+        out.write_text(text, encoding="utf-8")
+        return Report(f"wrote {out}", {"file": str(out)})
+
+    def show(self, file: AdapterFile) -> Report:
+        """Say what an adapter file holds."""
+        from loractl.formats import inspect  # the one command that needs torch
+
+        found: dict[str, Any] = inspect(file)
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for name, value in found.items():
+            table.add_row(name.replace("_", " "), Text(_cell(value), overflow="fold"))
+        return Report(table, found)
+
+    def _method(self, name: str) -> Method[Any]:
+        if name not in self.plugins.methods:
+            raise JobError(f'there is no method "{name}"; {did_you_mean(name, self.plugins.methods)}')
+        return self.plugins.methods[name]
+
+
+def _layers(overrides: list[str] | None, out: Path | None, overwrite: bool) -> list[Layer]:
+    layers = [override(assignment) for assignment in overrides or ()]
+    if out is not None:
+        layers.append(option("--out", "output.path", out))
+    return [*layers, option("--overwrite", "output.overwrite", True)] if overwrite else layers
+
+
+def _describe(method: Method[Any], source: str) -> dict[str, Any]:
+    has_command = method.command is not None
+    return {"name": method.name, "summary": method.summary, "distribution": source, "command": has_command}
+
+
+def _schema(specs: list[type[Spec]]) -> dict[str, Any]:
+    """One JSON Schema: the spec's own, or any of several that share their definitions."""
+    if len(specs) == 1:
+        return specs[0].model_json_schema()
+    references, shared = models_json_schema([(spec, "validation") for spec in specs])
+    return {"anyOf": list(references.values()), **shared}
+
+
+def _cell(value: Any) -> str:
+    """A value in a table: a mapping one item a line, everything else on one."""
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}: {_brief(item)}" for key, item in value.items()) or "none"
+    return _brief(value)
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_brief(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(map(_brief, value)) or "none"
+    return number(value)

@@ -1,0 +1,33 @@
+"""Which device and which precision a run uses. The only module that asks about CUDA."""
+
+import os
+
+import torch
+
+from loractl.errors import DeviceError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is CUDA when there is one. Raises DeviceError for "cuda" without one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError('no CUDA device was found: set memory.device = "cpu" or install a CUDA build of torch')
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """ "auto" is bf16 on a GPU that computes in it, fp32 elsewhere."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return PRECISIONS[name]
+
+
+def require_determinism() -> None:
+    """Refuses operations whose result differs between runs of one machine; on CUDA a few ops have no other form and
+    only warn.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())

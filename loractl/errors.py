@@ -1,0 +1,63 @@
+"""Every failure a person can meet, each with its exit code. A message says what, where, and what to do next."""
+
+from typing import ClassVar
+
+
+class LoractlError(Exception):
+    """The base of all errors that loractl raises on purpose; anything else is a bug."""
+
+    exit_code: ClassVar[int] = 1
+    meaning: ClassVar[str] = "a bug in loractl: the traceback is printed, please report it"
+
+
+class JobError(LoractlError):
+    """The job file or the command line is wrong. `problems` holds one line for each thing to mend."""
+
+    exit_code = 2
+    meaning = "the job file or the arguments are wrong"
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class InputError(LoractlError):
+    exit_code = 3
+    meaning = "an input is missing, unreadable or of an unknown kind"
+
+
+class FormatError(InputError):
+    """A file is not what it claims to be."""
+
+
+class MismatchError(LoractlError):
+    exit_code = 4
+    meaning = "the parts do not fit each other: another base model, no target matched"
+
+
+class DeviceError(LoractlError):
+    exit_code = 5
+    meaning = "the device is missing or its memory is too small"
+
+
+class PluginError(LoractlError):
+    exit_code = 6
+    meaning = "a plugin could not be loaded or clashes with another"
+
+
+class NumericsError(LoractlError):
+    exit_code = 7
+    meaning = "the loss or the weights are not finite"
+
+
+class DiskFullError(LoractlError):
+    exit_code = 74
+    meaning = "the disk is full; the last good files are untouched"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where Ctrl-C would raise KeyboardInterrupt, so that one `except` does for both."""
+
+
+INTERRUPTED = 130
+TERMINATED = 143

@@ -1,0 +1,98 @@
+"""Stable Diffusion 1.x and 2.x, and the lab: one CLIP text encoder, a UNet, an autoencoder, a DDPM noise path."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loractl.families.prediction import NoisePath, noise_path
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the autoencoder says of pictures: means and, unless it is deterministic, spreads (n, c, h, w), scaled
+    for the denoiser.
+    """
+
+    mean: Tensor
+    spread: Tensor | None
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return self.mean if self.spread is None else self.mean + self.spread * noise
+
+
+class StableDiffusion:
+    """A loaded pipeline and what training needs to know about it."""
+
+    denoiser_name = "unet"
+    text_encoder_names = ("text_encoder",)
+
+    def __init__(self, pipeline: Any, guidance: float = 7.5) -> None:
+        self.pipeline, self.guidance = pipeline, guidance
+        self.vae, self.tokenizer, self.scheduler = pipeline.vae, pipeline.tokenizer, pipeline.scheduler
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return self.pipeline.unet  # type: ignore[no-any-return]
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """The networks an adapter may change, by the pipeline's names for them."""
+        return {"unet": self.pipeline.unet, "text_encoder": self.pipeline.text_encoder}
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {**self.components, "vae": self.vae}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.denoiser.parameters()).dtype
+
+    @cached_property
+    def path(self) -> NoisePath:
+        return noise_path(self.scheduler).to(self.device)
+
+    @property
+    def resolution(self) -> int:
+        """The model's own picture size, in pixels."""
+        return int(self.pipeline.unet.config.sample_size) * int(self.pipeline.vae_scale_factor)
+
+    def module_paths(self) -> list[str]:
+        """Component and dotted path of every module that an adapter could name."""
+        return [f"{name}.{path}" for name, part in self.components.items() for path, _ in part.named_modules() if path]
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.pipeline.unet.enable_gradient_checkpointing()
+
+    @torch.no_grad()
+    def encode_pictures(self, pictures: Tensor) -> Posterior:
+        """Pictures (n, 3, height, width) in [-1, 1] → their posterior in the denoiser's scale."""
+        encoded = self.vae.encode(pictures.to(self.device, self.vae.dtype))
+        scale = self.vae.config.scaling_factor
+        if hasattr(encoded, "latent_dist"):  # AutoencoderKL; AutoencoderTiny is deterministic
+            return Posterior(encoded.latent_dist.mean.float() * scale, encoded.latent_dist.std.float() * scale)
+        return Posterior(encoded.latents.float() * scale, None)
+
+    def encode_text(self, captions: Sequence[str]) -> Tensor:
+        """Captions → conditioning (n, tokens, width). Gradients flow where the text encoder has parameters that
+        train.
+        """
+        tokens = self.tokenizer(
+            list(captions),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return self.pipeline.text_encoder(tokens.input_ids.to(self.device))[0]  # type: ignore[no-any-return]
+
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
+        """The denoiser's output for x_t (n, c, h, w) at timesteps t (n,)."""
+        return self.pipeline.unet(noisy, t, conditioning).sample  # type: ignore[no-any-return]

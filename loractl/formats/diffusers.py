@@ -1,0 +1,118 @@
+"""The format of diffusers and peft: `unet.<module>.lora_A.weight` (down) and `.lora_B.weight` (up).
+
+Alpha is no tensor here but part of `lora_adapter_metadata` in the header: the JSON of each component's peft LoraConfig,
+with the component before its keys ("unet.lora_alpha"). Without it, alpha = rank.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loractl.errors import FormatError
+from loractl.formats.modules import Contents, Place, gather
+from loractl.formats.names import canonical, nested
+from loractl.tensors.lowrank import LowRank
+
+KEY = re.compile(r"((?:unet|transformer(?:_2)?|text_encoder(?:_\d)?)\..+)\.lora_([AB])\.weight")
+OWNED = re.compile(r"format|lora_adapter_metadata")
+
+_CONFIG = "lora_adapter_metadata"
+_PARTS = {"A": "down", "B": "up"}
+_PATTERN = re.compile(r"(\^?)(?:text_model\.)?([\w.]+)")
+
+
+def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], _paths: Iterable[str]) -> Contents:
+    """The modules of a file, whose keys spell out the paths."""
+    config = _config(metadata.get(_CONFIG, "{}"))
+    return gather(tensors, _locate, lambda path, rank: _alpha(config, path, rank))
+
+
+def write(
+    modules: Mapping[str, LowRank], metadata: Mapping[str, str], dtype: torch.dtype, _name: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file; there is no place in it for a title."""
+    tensors = {}
+    for path, low in modules.items():
+        saved = low.to(dtype)
+        tensors[f"{nested(path)}.lora_A.weight"] = saved.down
+        tensors[f"{nested(path)}.lora_B.weight"] = saved.up
+    config = json.dumps(_settings(modules), sort_keys=True)
+    return tensors, {**metadata, "format": "pt", _CONFIG: config}
+
+
+def _locate(key: str) -> Place | None:
+    found = KEY.fullmatch(key)
+    return Place(canonical(found[1]), _PARTS[found[2]]) if found else None
+
+
+def _settings(modules: Mapping[str, LowRank]) -> dict[str, Any]:
+    """The arguments of every component's LoraConfig."""
+    components: dict[str, dict[str, LowRank]] = {}
+    for path, low in modules.items():
+        component, _, module = path.partition(".")
+        components.setdefault(component, {})[module] = low
+    return {
+        f"{component}.{key}": value
+        for component, own in components.items()
+        for key, value in _lora_config(own, "" if component.startswith("text_encoder") else "^").items()
+    }
+
+
+def _lora_config(modules: Mapping[str, LowRank], anchor: str) -> dict[str, Any]:
+    """One component's: the usual rank and alpha, and by name the modules that have others.
+
+    peft takes a name for the end of a path unless `anchor` forbids it. In a text encoder `text_model` may come before.
+    """
+    rank = _usual(low.rank for low in modules.values())
+    alpha = _usual(low.alpha for low in modules.values())
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {f"{anchor}{path}": low.rank for path, low in modules.items() if low.rank != rank},
+        "alpha_pattern": {f"{anchor}{path}": low.alpha for path, low in modules.items() if low.alpha != alpha},
+        "target_modules": sorted(modules),
+    }
+
+
+def _usual(values: Iterable[float]) -> float:
+    counts = Counter(values)
+    return max(counts, key=lambda value: (counts[value], value))
+
+
+def _config(text: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text, parse_int=float)
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict) or not all(_is_sound(key, value) for key, value in config.items()):
+        raise FormatError(f"its {_CONFIG} is not the JSON that peft writes: make the file again")
+    return config
+
+
+def _is_sound(key: str, value: Any) -> bool:
+    if key.endswith(".alpha_pattern"):
+        return isinstance(value, dict) and all(isinstance(alpha, float) for alpha in value.values())
+    return isinstance(value, float) or not key.endswith(".lora_alpha")
+
+
+def _alpha(config: Mapping[str, Any], path: str, rank: int) -> float:
+    """The alpha that peft would use; with rsLoRA (Kalajdzievski 2023) the scale is alpha / √rank."""
+    component, _, module = path.partition(".")
+    patterns = config.get(f"{component}.alpha_pattern", {})
+    alphas = (alpha for pattern, alpha in patterns.items() if _matches(pattern, module))
+    alpha: float = next(alphas, config.get(f"{component}.lora_alpha", rank))
+    return alpha * math.sqrt(rank) if config.get(f"{component}.use_rslora") else alpha
+
+
+def _matches(pattern: str, module: str) -> bool:
+    """Whether peft's pattern means `module`. It is a path or its end; a regular expression from a file is not run."""
+    found = _PATTERN.fullmatch(pattern)
+    if found is None:
+        raise FormatError(f"its {_CONFIG} has {pattern!r} where a module path is expected: make the file again")
+    return module == found[2] or (not found[1] and module.endswith(f".{found[2]}"))

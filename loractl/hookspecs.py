@@ -1,0 +1,22 @@
+"""The whole plugin surface: two hooks. A plugin marks its functions with `hookimpl`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pluggy
+
+from loractl.events import Event
+from loractl.method import Method
+
+hookspec = pluggy.HookspecMarker("loractl")
+hookimpl = pluggy.HookimplMarker("loractl")
+
+
+@hookspec
+def register_methods() -> Sequence[Method[Any]]:  # type: ignore[empty-body]
+    """The methods this plugin offers. Called once, at start-up, so it must not import torch."""
+
+
+@hookspec
+def on_event(event: Event) -> None:
+    """Hears every event of a run, in order. An exception raised here stops the run."""

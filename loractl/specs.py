@@ -1,0 +1,228 @@
+"""What a job may say: the sections shared by the methods, as frozen Pydantic models that refuse unknown keys.
+
+A method's spec is a subclass of `Spec` made of these. Everything that can be judged without torch is judged here, and
+a spec goes no further than its plugin's `run`. Relative paths of a job file are relative to its folder (`InputPath`).
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+import loractl
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base")
+    return Path(base, path.expanduser()) if base is not None else path.expanduser()
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise ValueError(f"there is no file or folder {path}")
+    return path
+
+
+def _named(path: Any) -> Any:
+    """Refuses the empty text, which Path takes for the current folder."""
+    if path == "":
+        raise ValueError("the path is empty")
+    return path
+
+
+AnyPath = Annotated[Path, BeforeValidator(_named), AfterValidator(_absolute)]
+InputPath = Annotated[AnyPath, AfterValidator(_existing)]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors, wrong types are errors, and nothing changes after validation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+class OutputSection(Section):
+    path: AnyPath | None = Field(None, description="where the result goes; by default out/<name> in the current folder")
+    overwrite: bool = Field(False, description="replace files that are already there")
+
+
+class AdapterOutputSection(OutputSection):
+    format: tuple[Literal["diffusers", "kohya"], ...] = Field(
+        ("diffusers", "kohya"), min_length=1, description="the adapter is written in each of these forms"
+    )
+    dtype: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="precision of the saved factors")
+
+
+class Spec(Section):
+    """The root of every job."""
+
+    method: str = Field(description="which method runs the job")
+    name: Name = Field("adapter", description="names the output's folder and files")
+    seed: int = Field(42, ge=0, lt=2**63, description="all randomness comes from this number")
+    output: OutputSection = Field(OutputSection(), description="where the result goes")
+
+    writes_file: ClassVar[bool] = False  # a method whose result is one file says True
+
+    def destination(self) -> Path:
+        """Where this job writes: a folder, or the one file."""
+        return self.output.path or Path("out", self.name)
+
+    def record(self) -> Path:
+        """Where the resolved job is kept: job.toml in the folder, or NAME.job.toml beside the file."""
+        where = self.destination()
+        return where.with_suffix(".job.toml") if self.writes_file else where / "job.toml"
+
+    def result(self) -> Path:
+        """The file whose presence says that this job has been carried out."""
+        return self.destination() if self.writes_file else self.record()
+
+    def resolved(self) -> Self:
+        """The job with its destination spelt out, so that it can be carried out from anywhere."""
+        output = self.output.model_copy(update={"path": self.destination().absolute()})
+        return self.model_copy(update={"output": output})
+
+    def provenance(self) -> dict[str, str]:
+        """Metadata for the files this job makes: the job itself, less where it wrote, its paths without folders."""
+        job = json.dumps(_without_folders(self.model_dump(exclude={"output"}, exclude_none=True)), sort_keys=True)
+        return {"loractl.version": loractl.__version__, "loractl.job": job}
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(item) for item in value]
+    return value.name if isinstance(value, Path) else value
+
+
+class ModelSection(Section):
+    source: str = Field(description='"lab" (built in), a diffusers folder, or a hub id')
+    revision: str | None = Field(None, description="the hub revision, for results that can be repeated")
+
+    @field_validator("source")
+    @classmethod
+    def _resolve(cls, source: str, info: ValidationInfo) -> str:
+        """A path that exists becomes absolute; one that can only be a path must exist."""
+        path = _absolute(Path(source), info)
+        if source != "lab" and path.is_dir():
+            if not (path / "model_index.json").is_file():
+                raise ValueError(f"{path} is not a diffusers folder: it has no model_index.json")
+            return str(path)
+        if source.startswith((".", "/", "~")) or source.count("/") > 1:
+            raise ValueError(f"there is no folder {path}")
+        return source
+
+
+def _as_model(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
+Model = Annotated[ModelSection, BeforeValidator(_as_model, json_schema_input_type=str | ModelSection)]
+
+
+class DataSection(Section):
+    path: InputPath = Field(description="the folder of training pictures, or one picture")
+    captions: Literal["prompt", "sidecar", "filename"] = Field(
+        "prompt", description="each picture's caption: subject.prompt, its own .txt file, or its file name"
+    )
+    repeats: Positive = Field(1, description="how often each picture is shown in an epoch")
+    resolution: Positive | None = Field(None, description="pixels of the shorter side; by default the model's own")
+    crop: Literal["center", "random"] = Field("center", description="what is cut from a picture that is not square")
+    flip: bool = Field(False, description="mirror half of the pictures, drawn anew at every step")
+    caption_dropout: float = Field(0.0, ge=0, le=1, description="share of steps that see an empty caption")
+    on_bad_image: Literal["error", "skip"] = Field("error", description="what to do with a file that can't be read")
+
+
+class SubjectSection(Section):
+    prompt: str = Field(min_length=1, description='names the subject with a rare token: "a photo of sks dog"')
+    class_prompt: str | None = Field(
+        None, min_length=1, description="the same sentence without the token; when present, prior preservation is on"
+    )
+
+
+class PriorSection(Section):
+    weight: Weight = Field(1.0, description="the weight of the class pictures' loss beside the subject's")
+    images: AnyPath | None = Field(
+        None, description="the folder of class pictures; missing ones are added (default: class/ of the output)"
+    )
+    num_images: Positive = Field(100, description="how many class pictures there shall be")
+
+
+class TargetSettings(Section):
+    rank: Positive | None = Field(None, description="rank of the modules that match")
+    alpha: float | None = Field(None, gt=0, description="alpha of the modules that match")
+
+
+class AdapterSection(Section):
+    kind: Literal["lora", "full"] = Field("lora", description="low-rank adapters, or the whole denoiser (large)")
+    rank: Positive = Field(16, description="columns of each low-rank factor")
+    alpha: float | None = Field(None, gt=0, description="ΔW is scaled by alpha / rank; by default alpha = rank")
+    targets: tuple[str, ...] | dict[str, TargetSettings] = Field(
+        ("attention",),
+        description="presets (attention, attention+geglu, extended) or patterns of the denoiser's dotted module paths; "
+        "as a table: pattern → rank and alpha",
+    )
+    text_encoder: bool = Field(False, description="adapt the text encoder's attention as well")
+    text_encoder_rank: Positive | None = Field(None, description="rank there; by default the denoiser's")
+
+
+class TrainSection(Section):
+    steps: Positive = Field(800, description="optimizer steps")
+    batch_size: Positive = Field(1, description="subject pictures per step; prior preservation doubles it")
+    grad_accum: Positive = Field(1, description="batches summed up for one optimizer step")
+    lr: Rate = Field(1e-4, description="learning rate of the denoiser's parameters")
+    text_encoder_lr: Rate | None = Field(None, description="learning rate of the text encoder's; by default lr / 20")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    snr_gamma: float | None = Field(None, gt=0, description="min-SNR loss weighting with this γ (Hang et al. 2023)")
+    deterministic: bool = Field(True, description="refuse operations whose result differs from run to run")
+
+
+class OptimizerSection(Section):
+    name: Literal["adamw"] = Field("adamw", description="AdamW with fp32 states")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the two moments")
+    weight_decay: Weight = Field(1e-2, description="decoupled weight decay")
+    eps: float = Field(1e-8, gt=0, description="added to the denominator")
+
+
+class ScheduleSection(Section):
+    name: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"] = Field(
+        "constant", description="learning-rate schedule, as diffusers defines it"
+    )
+    warmup_steps: int = Field(0, ge=0, description="steps in which the rate rises from zero")
+
+
+class MemorySection(Section):
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA when there is one")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the frozen model and its arithmetic; auto: bf16 on a GPU that has it, else fp32"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
+    cache_latents: bool = Field(True, description="encode every picture once")
+
+
+class SampleSection(Section):
+    prompts: tuple[str, ...] = Field((), description="what the pictures before and after show; by default the subject")
+    negative: str = Field("", description="negative prompt")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2, 3), min_length=1, description="one picture each")
+    steps: Positive = Field(25, description="denoising steps")
+    guidance: float | None = Field(None, ge=0, description="classifier-free guidance scale; by default the model's own")
+    size: Positive | None = Field(None, description="pixels of each side; by default the model's own")
+    at_start: bool = Field(True, description="sample before training too, for the comparison")
+
+
+class EvalSection(Section):
+    metrics: tuple[Literal["lab"], ...] | None = Field(
+        None, description='what is measured after training; by default "lab" on the lab model and nothing elsewhere'
+    )
+    samples: Positive = Field(64, description="pictures sampled for each score")
+
+
+def default_job_name(path: Path) -> str:
+    """A job that names nothing is named after its file."""
+    safe = "".join(c if (c.isascii() and c.isalnum()) or c in "._-" else "-" for c in path.stem)
+    return safe.lstrip("._-")[:100] or "adapter"

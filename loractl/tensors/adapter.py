@@ -1,0 +1,44 @@
+"""The one form an adapter has in memory, whatever file it came from."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from loractl.tensors.lowrank import LowRank
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`modules`: component and dotted module path ("unet.mid_block.attentions.0…to_q") → its update.
+
+    The component is the pipeline's own name for the part ("unet", "transformer", "text_encoder", "text_encoder_2").
+    `metadata` is what the file said about itself, as strings.
+    """
+
+    modules: Mapping[str, LowRank]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        return sum(module.down.numel() + module.up.numel() for module in self.modules.values())
+
+    def component(self, name: str) -> dict[str, LowRank]:
+        """The modules of one component, with paths relative to it."""
+        prefix = f"{name}."
+        return {path.removeprefix(prefix): low for path, low in self.modules.items() if path.startswith(prefix)}
+
+    def components(self) -> list[str]:
+        return sorted({path.partition(".")[0] for path in self.modules})
+
+
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over names, dtypes, shapes and bytes, in order of the names; metadata does not count."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,53 @@
+"""What a DreamBooth job may say."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from loractl.specs import (
+    AdapterOutputSection,
+    AdapterSection,
+    DataSection,
+    EvalSection,
+    MemorySection,
+    Model,
+    OptimizerSection,
+    PriorSection,
+    SampleSection,
+    ScheduleSection,
+    Spec,
+    SubjectSection,
+    TrainSection,
+)
+
+
+class DreamBoothSpec(Spec):
+    method: Literal["dreambooth"] = Field("dreambooth", description="which method runs the job")
+    model: Model = Field(description="the base model")
+    data: DataSection = Field(description="the subject's pictures")
+    subject: SubjectSection = Field(description="how the subject and its class are called")
+    prior: PriorSection = Field(PriorSection(), description="class pictures that keep the class from being forgotten")
+    adapter: AdapterSection = Field(AdapterSection(), description="what learns")
+    train: TrainSection = Field(TrainSection(), description="the training loop")
+    optimizer: OptimizerSection = Field(OptimizerSection(), description="the optimizer")
+    schedule: ScheduleSection = Field(ScheduleSection(), description="the learning rate along the steps")
+    memory: MemorySection = Field(MemorySection(), description="device, precision and what is kept")
+    sample: SampleSection = Field(SampleSection(), description="pictures made before and after")
+    eval: EvalSection = Field(EvalSection(), description="what is measured at the end")
+    output: AdapterOutputSection = Field(AdapterOutputSection(), description="where the result goes")
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> "DreamBoothSpec":
+        if self.eval.metrics and "lab" in self.eval.metrics and self.model.source != "lab":
+            raise ValueError('eval.metrics "lab" needs model = "lab": the reader knows no other pictures')
+        if self.subject.class_prompt is None and {"weight", "images", "num_images"} & self.prior.model_fields_set:
+            raise ValueError(
+                "[prior] has no effect without subject.class_prompt: add the class prompt or remove [prior]"
+            )
+        if self.adapter.kind == "full" and {"rank", "alpha", "targets"} & self.adapter.model_fields_set:
+            raise ValueError('adapter.kind = "full" trains every weight: remove adapter.rank, alpha and targets')
+        return self
+
+    @property
+    def prior_is_on(self) -> bool:
+        return self.subject.class_prompt is not None and self.prior.weight > 0

@@ -1,0 +1,50 @@
+"""`loractl infer`: the job's most used keys as options."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from loractl.job import spec_from_options
+from loractl_infer.spec import InferSpec
+
+NAMES = {"sample.prompts": "PROMPTS", "sample.seeds": "--seed", "adapters": "--adapter"}
+
+
+def infer(
+    prompts: Annotated[list[str], Argument(help="what the pictures show; each may be in quotes", show_default=False)],
+    model: Annotated[str, Option(help='"lab", a diffusers folder or a hub id')] = "lab",
+    adapter: Annotated[list[str] | None, Option(help="FILE or FILE=WEIGHT; may be given several times")] = None,
+    seed: Annotated[list[int] | None, Option(help="one picture each; may be given several times")] = None,
+    steps: Annotated[int | None, Option(help="denoising steps")] = None,
+    guidance: Annotated[float | None, Option(help="classifier-free guidance scale")] = None,
+    negative: Annotated[str | None, Option(help="negative prompt")] = None,
+    size: Annotated[int | None, Option(help="pixels of each side")] = None,
+    name: Annotated[str, Option(help="names the output's folder")] = "pictures",
+    out: Annotated[Path | None, Option(help="the output's folder")] = None,
+    overwrite: Annotated[bool | None, Option("--overwrite", help="replace files that are already there")] = None,
+) -> InferSpec:
+    """Make pictures with a model and adapters."""
+    values = {
+        "sample.prompts": prompts,
+        "model": model,
+        "adapters": [_adapter_use(text) for text in adapter] if adapter else None,
+        "sample.seeds": seed or None,
+        "sample.steps": steps,
+        "sample.guidance": guidance,
+        "sample.negative": negative,
+        "sample.size": size,
+        "name": name,
+        "output.path": out,
+        "output.overwrite": overwrite,
+    }
+    return spec_from_options(InferSpec, values, NAMES)
+
+
+def _adapter_use(text: str) -> dict[str, str | float]:
+    """FILE or FILE=WEIGHT, as the job's table. What follows the last = is a weight only if it is a number."""
+    path, equals, weight = text.rpartition("=")
+    try:
+        return {"path": path, "weight": float(weight)} if equals else {"path": text}
+    except ValueError:
+        return {"path": text}

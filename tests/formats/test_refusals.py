@@ -1,0 +1,125 @@
+"""What is not a whole adapter is refused in one sentence that names the file, both in reading and in writing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from loractl.errors import FormatError, MismatchError, NumericsError
+from loractl.formats import FORMATS, inspect, load_adapter, save_adapter
+from loractl.tensors.adapter import Adapter
+from tests.formats.adapters import FLAT, QUERY, example, replace_tensors
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        "[" * 100_000,
+        '{"unet.lora_alpha": "2"}',
+        '{"unet.lora_alpha": null}',
+        '{"unet.lora_alpha": NaN}',
+        '{"unet.lora_alpha": 1' + "0" * 5000 + "}",
+        '{"unet.alpha_pattern": []}',
+        '{"unet.alpha_pattern": {"to_q": true}}',
+        '{"unet.alpha_pattern": {"(a+)+$": 1}}',
+    ],
+)
+def test_a_config_that_is_not_pefts_is_refused(tmp_path: Path, text: str) -> None:
+    tensors = {f"{QUERY}.lora_A.weight": torch.ones(4, 8), f"{QUERY}.lora_B.weight": torch.ones(8, 4)}
+    save_file(tensors, tmp_path / "a", {"lora_adapter_metadata": text})
+    with pytest.raises(FormatError, match=str(tmp_path / "a")):
+        load_adapter(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({f"{FLAT}.lora_up.weight": None}, "no tensor up"),
+        ({f"{FLAT}.lora_down.weight": None}, "no tensor down"),
+        ({f"{FLAT}.lora_up.weight": torch.ones(8, 9)}, r"up \(8, 9\)"),
+        ({f"{FLAT}.lora_up.weight": torch.ones(8, 1, 1, 1)}, r"up \(8, 1, 1, 1\)"),
+        ({f"{FLAT}.lora_up.weight": torch.ones(8, 1, dtype=torch.int8)}, "int8"),
+        (
+            {f"{FLAT}.lora_up.weight": torch.ones(8, 0), f"{FLAT}.lora_down.weight": torch.ones(0, 8)},
+            "no factors",
+        ),
+        (
+            {f"{FLAT}.lora_up.weight": torch.tensor(1.0), f"{FLAT}.lora_down.weight": torch.tensor(1.0)},
+            "no factors",
+        ),
+        ({f"{FLAT}.alpha": torch.ones(2)}, "2 numbers for an alpha"),
+        ({f"{FLAT}.alpha": torch.tensor(torch.nan)}, "not finite"),
+        ({f"{FLAT}.dora_scale": torch.ones(8)}, rf"first is {FLAT}\.dora_scale"),
+        ({"lora_unet_mystery.lora_up.weight": torch.ones(8)}, r"first is lora_unet_mystery\.lora_up\.weight"),
+        ({"other": torch.ones(8)}, "first is other"),
+    ],
+)
+def test_a_file_that_is_not_whole_is_refused(tmp_path: Path, changes: dict[str, torch.Tensor], words: str) -> None:
+    path = tmp_path / "a.safetensors"
+    save_adapter(path, example(), "kohya", dtype=torch.float32, name="test")
+    replace_tensors(path, **changes)
+    with pytest.raises(FormatError, match=words) as caught:
+        load_adapter(path)
+    assert str(path) in str(caught.value)
+
+
+def test_two_names_of_one_module_are_refused(tmp_path: Path) -> None:
+    """Older transformers' name and the new one."""
+    parts = {"lora_A": torch.ones(1, 4), "lora_B": torch.ones(4, 1)}
+    keys = ("text_encoder.encoder.layers.0.mlp.fc1", "text_encoder.text_model.encoder.layers.0.mlp.fc1")
+    save_file(
+        {f"{key}.{part}.weight": tensor.clone() for key in keys for part, tensor in parts.items()}, tmp_path / "a"
+    )
+    with pytest.raises(FormatError, match=r"second down of the module text_encoder\.encoder\.layers\.0\.mlp\.fc1"):
+        load_adapter(tmp_path / "a")
+
+
+def test_what_kohya_cannot_name_is_not_written(tmp_path: Path) -> None:
+    update = example().modules[QUERY]
+    for paths in (["transformer.blocks.0.to_q"], ["unet.a_b", "unet.a.b"]):
+        with pytest.raises(MismatchError, match="diffusers format"):
+            save_adapter(tmp_path / "a", Adapter(dict.fromkeys(paths, update)), "kohya", name="test")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_is_not_finite_is_not_written(tmp_path: Path, form: str) -> None:
+    adapter = example()
+    adapter.modules[QUERY].up[0] = 1e5  # more than fp16 holds
+    with pytest.raises(NumericsError, match="float16"):
+        save_adapter(tmp_path / "a", adapter, form, name="test")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("form", "kind", "key"),
+    [
+        ("cloneofsimo", "lora", "unet:0:up"),
+        ("old diffusers", "lora", "mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight"),
+        ("old diffusers", "lora", "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_linear_layer.up.weight"),
+        ("peft", "lora", "base_model.model.mid_block.attentions.0.to_q.lora_A.weight"),
+        ("ComfyUI", "lora", "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight"),
+        ("OneTrainer", "lora", "lora_transformer_single_transformer_blocks_0_attn_to_q.lora_up.weight"),
+        ("LyCORIS", "lycoris", f"{FLAT}.hada_w1_a"),
+        ("LyCORIS", "lycoris", f"{FLAT}.lokr_w1"),
+        ("LyCORIS", "lycoris", f"{FLAT}.diff"),
+        ("embedding", "embedding", "emb_params"),
+        ("checkpoint", "checkpoint", "model.diffusion_model.out.2.weight"),
+    ],
+)
+def test_other_formats_are_named(tmp_path: Path, form: str, kind: str, key: str) -> None:
+    save_file({key: torch.ones(2)}, tmp_path / "a")
+    found = inspect(tmp_path / "a")
+    assert (found["format"], found["kind"], found["unknown"]) == (form, kind, [key])
+    with pytest.raises(FormatError, match=rf"{form}.*diffusers and kohya"):
+        load_adapter(tmp_path / "a")
+
+
+@pytest.mark.parametrize("tensors", [{}, {"weight": torch.ones(1)}])
+def test_what_is_no_adapter_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, tmp_path / "a")
+    with pytest.raises(FormatError, match="no adapter format"):
+        load_adapter(tmp_path / "a")
