@@ -3,6 +3,7 @@
 import os
 
 import torch
+from torch import Tensor
 
 from loractl.errors import DeviceError
 
@@ -31,3 +32,8 @@ def require_determinism() -> None:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; to a GPU through pinned memory, so that the host does not wait for it."""
+    return tensor.to(device) if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

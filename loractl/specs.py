@@ -97,7 +97,8 @@ def _without_folders(value: Any) -> Any:
         return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_without_folders(item) for item in value]
-    return value.name if isinstance(value, Path) else value
+    is_path = isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute())
+    return Path(value).name if is_path else value
 
 
 class ModelSection(Section):
@@ -199,10 +200,16 @@ class ScheduleSection(Section):
 class MemorySection(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA when there is one")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the model and its arithmetic; auto: bf16 on a GPU that has it, else fp32"
+    )
+
+
+class TrainMemorySection(MemorySection):
+    precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the frozen model and its arithmetic; auto: bf16 on a GPU that has it, else fp32"
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
-    cache_latents: bool = Field(True, description="encode every picture once")
+    cache_latents: bool = Field(True, description="encode every picture once, not at every step")
 
 
 class SampleSection(Section):

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from loractl.data.images import read_picture, square, to_tensor
+from loractl.device import upload
 from loractl.families.sd import Posterior
 
 
@@ -51,7 +52,7 @@ class Latents:
             posterior = Posterior(torch.cat([p.mean for p in kept]), torch.cat(spreads) if spreads else None)
         else:
             posterior = self._posterior(views)
-        return posterior.sample(noise.to(posterior.mean.device))
+        return posterior.sample(upload(noise, posterior.mean.device))
 
     @property
     def shape(self) -> torch.Size:

@@ -30,7 +30,7 @@ def load_model(source: str, device: torch.device, dtype: torch.dtype, revision: 
         )
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    model = StableDiffusion(pipeline, LAB_GUIDANCE) if source == "lab" else StableDiffusion(pipeline)
+    model = StableDiffusion(pipeline, dtype, *([LAB_GUIDANCE] if source == "lab" else []))
     for network in model.networks.values():
         network.requires_grad_(False).eval()
     return model

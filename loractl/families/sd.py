@@ -30,8 +30,9 @@ class StableDiffusion:
     denoiser_name = "unet"
     text_encoder_names = ("text_encoder",)
 
-    def __init__(self, pipeline: Any, guidance: float = 7.5) -> None:
-        self.pipeline, self.guidance = pipeline, guidance
+    def __init__(self, pipeline: Any, dtype: torch.dtype, guidance: float = 7.5) -> None:
+        """`dtype` is the precision of the arithmetic; parameters that learn may be kept in fp32 all the same."""
+        self.pipeline, self.dtype, self.guidance = pipeline, dtype, guidance
         self.vae, self.tokenizer, self.scheduler = pipeline.vae, pipeline.tokenizer, pipeline.scheduler
 
     @property
@@ -51,9 +52,9 @@ class StableDiffusion:
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.denoiser.parameters()).dtype
+    def autocast(self) -> torch.autocast:
+        """The context in which the networks compute: lower precision where it was asked for, fp32 parameters or not."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @cached_property
     def path(self) -> NoisePath:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from loractl.data.latents import Latents, View
+from loractl.device import upload
 from loractl.train.streams import stream
 
 
@@ -57,8 +58,8 @@ class Source:
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         posterior_noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         latents = self.latents.sample([view for view, _, _ in drawn], posterior_noise)
-        timesteps = torch.tensor([t for _, _, t in drawn], device=latents.device)
-        return Batch(latents, noise.to(latents.device), timesteps, [caption for _, caption, _ in drawn])
+        timesteps = upload(torch.tensor([t for _, _, t in drawn]), latents.device)
+        return Batch(latents, upload(noise, latents.device), timesteps, [caption for _, caption, _ in drawn])
 
     def _draw(self, step: int, sample: int, per_step: int, num_timesteps: int) -> tuple[View, str, int]:
         epoch, position = divmod(step * per_step + sample, len(self.latents) * self.repeats)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -82,9 +81,10 @@ class Studio:
 
     def make(self, requests: Sequence[Request], stage: str) -> list[Image.Image]:
         batch = 32 if self.model.resolution <= 64 else 4
-        return list(
-            render(self.model.pipeline, requests, batch, lambda done, total: self.emit(Progress(stage, done, total)))
-        )
+        with self.model.autocast():
+            return list(
+                render(self.model.pipeline, requests, batch, lambda done, of: self.emit(Progress(stage, done, of)))
+            )
 
     def score_samples(self, prompts: Sequence[str], stage: str) -> list[Image.Image]:
         return self.make([self.plain_request(prompt, SCORE_SEED + i) for i, prompt in enumerate(prompts)], stage)
@@ -148,13 +148,12 @@ def train(
 def dreambooth_loss(spec: DreamBoothSpec, model: StableDiffusion, learner: Learner, sources: Sequence[Source]) -> Loss:
     conditioner = Conditioner(model, learns=learner.text_encoder_learns)
     size, per_step = spec.train.batch_size, spec.train.batch_size * spec.train.grad_accum
-    autocast = torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32)
 
     def loss(step: int, part: int) -> Tensor:
         samples = range(part * size, (part + 1) * size)
         batches = [source.batch(step, samples, per_step, model.path.steps) for source in sources]
         batch = sum(batches[1:], batches[0])
-        with autocast:
+        with model.autocast():
             errors = denoising_errors(model, batch, conditioner(batch.captions), spec.train.snr_gamma)
         return with_prior(errors, size, spec.prior.weight)
 

@@ -9,7 +9,6 @@ from loractl.specs import (
     AdapterSection,
     DataSection,
     EvalSection,
-    MemorySection,
     Model,
     OptimizerSection,
     PriorSection,
@@ -17,6 +16,7 @@ from loractl.specs import (
     ScheduleSection,
     Spec,
     SubjectSection,
+    TrainMemorySection,
     TrainSection,
 )
 
@@ -31,7 +31,7 @@ class DreamBoothSpec(Spec):
     train: TrainSection = Field(TrainSection(), description="the training loop")
     optimizer: OptimizerSection = Field(OptimizerSection(), description="the optimizer")
     schedule: ScheduleSection = Field(ScheduleSection(), description="the learning rate along the steps")
-    memory: MemorySection = Field(MemorySection(), description="device, precision and what is kept")
+    memory: TrainMemorySection = Field(TrainMemorySection(), description="device, precision and what is kept")
     sample: SampleSection = Field(SampleSection(), description="pictures made before and after")
     eval: EvalSection = Field(EvalSection(), description="what is measured at the end")
     output: AdapterOutputSection = Field(AdapterOutputSection(), description="where the result goes")
