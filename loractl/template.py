@@ -31,7 +31,8 @@ def template(spec: type[BaseModel], prefix: str = "", live: bool = True) -> str:
 def toml_value(value: Any) -> str:
     """A value on one line of TOML. JSON is TOML but for tables."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key, ensure_ascii=False)} = {toml_value(item)}" for key, item in value.items()) + "}"
+        pairs = (f"{toml_value(key)} = {toml_value(item)}" for key, item in value.items())
+        return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(toml_value, value))}]"
     return json.dumps(value, ensure_ascii=False)

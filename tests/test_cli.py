@@ -228,6 +228,7 @@ def test_wrong_arguments_are_one_sentence(capsys: pytest.CaptureFixture[str], wo
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert says in err
     assert json.loads(call(capsys, *words, "--json")[1])["exit_code"] == 2
+    assert call(capsys, *words, "--", "--json")[1] == ""
 
 
 def memory() -> Exception:

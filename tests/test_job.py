@@ -298,6 +298,10 @@ def test_problems_of_set_name_it(tmp_path: Path) -> None:
     assert problems(file, "train.steps=many") == [
         '--set train.steps=many: expected a whole number, found the text "many"'
     ]
+    (told,) = problems(file, "data.flip=true")
+    assert told.startswith("--set data.flip=true: data.path: missing: the folder")
+    (told,) = problems(write(file, MINIMUM + "[data]\ncrop = 'center'"), "data.flip=true")
+    assert told.startswith("job.toml:4: data.path: missing: the folder")
     for wrong, told in [
         ("steps", "should be KEY=VALUE"),
         ("=3", "should be KEY=VALUE"),

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +24,11 @@ from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, U
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from loractl.device import pick_device
 from loractl.lab.drawing import draw
 from loractl.lab.reader import Reader
 from loractl.lab.scenes import ATTRIBUTES, Scene, describe, sample_training_scene
@@ -101,10 +104,10 @@ def train_autoencoder(world: World, out: Path, device: torch.device) -> Autoenco
         with torch.autocast(device.type, torch.bfloat16):
             latents = vae.encode(x.contiguous(memory_format=torch.channels_last)).latents
             y = vae.decode(latents + 0.03 * noise).sample
-        error = y.float() - x
+        error: Tensor = y.float() - x
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        error_loss: Tensor = error.abs().mean() + 2 * error.square().mean() + 0.5 * edges
-        return error_loss + 1e-3 * latents.float().square().mean()
+        size: Tensor = latents.float().square().mean()
+        return error.abs().mean() + 2 * error.square().mean() + 0.5 * edges + 1e-3 * size
 
     Trainer(AUTOENCODER, [vae], out / "work").run(reconstruction_loss)
     vae = vae.to(memory_format=torch.contiguous_format)
@@ -243,7 +246,7 @@ def train_denoiser(rank: int, processes: int, out: Path, device: torch.device) -
     Trainer(DENOISER, [unet, text_encoder], out / "work").run(loss)
     if rank == 0:
         parts = {"unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler}
-        nothing = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        nothing: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         vae = AutoencoderTiny.from_pretrained(out / "vae")
         StableDiffusionPipeline(vae=vae, **parts, **nothing).to(dtype=torch.float16).save_pretrained(out)
 
@@ -256,7 +259,7 @@ def train(out: Path, count: int, device: torch.device, processes: int) -> None:
     if processes == 1:
         train_denoiser(0, 1, out, device)
     else:
-        torch.multiprocessing.spawn(train_denoiser, (processes, out, device), nprocs=processes)  # type: ignore[no-untyped-call]
+        spawn(train_denoiser, (processes, out, device), nprocs=processes)  # type: ignore[no-untyped-call]
 
 
 def prepare(out: Path, count: int, device: torch.device) -> None:
@@ -279,11 +282,11 @@ def prepare(out: Path, count: int, device: torch.device) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the pipeline, the reader and, under work/, the checkpoints")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--pictures", type=int, default=24000)
     parser.add_argument("--processes", type=int, help="that share the denoiser's batches")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
+    device = pick_device(arguments.device)
     processes = arguments.processes or (min(2, os.cpu_count() or 1) if device.type == "cpu" else 1)
     train(arguments.out, arguments.pictures, device, processes)
 

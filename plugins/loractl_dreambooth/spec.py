@@ -40,11 +40,12 @@ class DreamBoothSpec(Spec):
     def _sections_fit(self) -> "DreamBoothSpec":
         if self.eval.metrics and "lab" in self.eval.metrics and self.model.source != "lab":
             raise ValueError('eval.metrics "lab" needs model = "lab": the reader knows no other pictures')
-        if self.subject.class_prompt is None and {"weight", "images", "num_images"} & self.prior.model_fields_set:
+        if self.subject.class_prompt is None and self.prior != PriorSection():
             raise ValueError(
                 "[prior] has no effect without subject.class_prompt: add the class prompt or remove [prior]"
             )
-        if self.adapter.kind == "full" and {"rank", "alpha", "targets"} & self.adapter.model_fields_set:
+        whole = AdapterSection(kind="full", text_encoder=self.adapter.text_encoder)
+        if self.adapter.kind == "full" and self.adapter != whole:
             raise ValueError('adapter.kind = "full" trains every weight: remove adapter.rank, alpha and targets')
         return self
 

@@ -6,10 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from loractl.cli import execute
 from loractl.errors import InputError, JobError
 from loractl.events import Facts, Note
 from loractl.formats import load_adapter
-from tests.methods.lab_job import SHORT, run_job, run_subject, stages
+from loractl.job import override, read_job
+from loractl.plugins import load_plugins
+from tests.methods.lab_job import JOBS, SHORT, run_job, run_subject, stages
 
 PHOTOS = Path(__file__).parents[1] / "data" / "dreambooth"
 
@@ -123,3 +126,13 @@ def test_all_bad_pictures_are_named(tmp_path: Path) -> None:
 def test_impossible_jobs_are_refused(tmp_path: Path, setting: str, problem: str) -> None:
     with pytest.raises(JobError, match=problem):
         run_subject(tmp_path / "out", "adapter.rank=4", setting)
+
+
+def test_the_resolved_job_gives_the_same_bytes_again(tmp_path: Path) -> None:
+    plugins = load_plugins()
+    settings = [override(setting) for setting in (*SHORT, f"output.path={tmp_path / 'out'}")]
+    first = execute(read_job(JOBS / "subject.toml", plugins.methods, settings), plugins)
+    written = {kind: path.read_bytes() for kind, path in first.files.items()}
+    again = read_job(tmp_path / "out" / "job.toml", plugins.methods, [override("output.overwrite=true")])
+    second = execute(again, plugins)
+    assert {kind: path.read_bytes() for kind, path in second.files.items()} == written
