@@ -16,6 +16,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Token = Annotated[str, Field(pattern=r"^\S+$")]
 
 
 def _absolute(path: Path, info: ValidationInfo) -> Path:
@@ -58,6 +61,17 @@ class AdapterOutputSection(OutputSection):
     dtype: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="precision of the saved factors")
 
 
+class ChildOutputSection(OutputSection):
+    """Of an adapter made out of others, which are its parents."""
+
+    format: Literal["diffusers", "kohya", "cloneofsimo"] | None = Field(
+        None, description="the form of the file; by default that of the first parent"
+    )
+    dtype: Literal["fp16", "bf16", "fp32"] | None = Field(
+        None, description="precision of the saved factors; by default the widest of any parent"
+    )
+
+
 class Spec(Section):
     """The root of every job."""
 
@@ -67,10 +81,11 @@ class Spec(Section):
     output: OutputSection = Field(OutputSection(), description="where the result goes")
 
     writes_file: ClassVar[bool] = False  # a method whose result is one file says True
+    writes_nothing: ClassVar[bool] = False  # one that only tells what it finds says True
 
     def destination(self) -> Path:
         """Where this job writes: a folder, or the one file."""
-        return self.output.path or Path("out", self.name)
+        return self.output.path or Path("out", f"{self.name}.safetensors" if self.writes_file else self.name)
 
     def record(self) -> Path:
         """Where the resolved job is kept: job.toml in the folder, or NAME.job.toml beside the file."""
@@ -81,6 +96,10 @@ class Spec(Section):
         """The file whose presence says that this job has been carried out."""
         return self.destination() if self.writes_file else self.record()
 
+    def is_done(self) -> bool:
+        """Whether there is a result that another run would replace."""
+        return not self.writes_nothing and self.result().exists()
+
     def resolved(self) -> Self:
         """The job with its destination spelt out, so that it can be carried out from anywhere."""
         output = self.output.model_copy(update={"path": self.destination().absolute()})
@@ -90,6 +109,21 @@ class Spec(Section):
         """Metadata for the files this job makes: the job itself, less where it wrote, its paths without folders."""
         job = json.dumps(_without_folders(self.model_dump(exclude={"output"}, exclude_none=True)), sort_keys=True)
         return {"loractl.version": loractl.__version__, "loractl.job": job}
+
+
+class SizedSpec(Spec):
+    """A job whose result may be truncated; everything that is said of its size holds at once."""
+
+    rank: Positive | None = Field(None, description="each module's rank at most")
+    energy: Share | None = Field(None, description="the least rank that keeps this share of each module's squared norm")
+    ratio: Share | None = Field(None, description="singular values below this share of their module's largest go")
+    budget_mb: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="megabytes (10⁶) for all factors, spent where they keep most"
+    )
+
+    @property
+    def is_sized(self) -> bool:
+        return any(size is not None for size in (self.rank, self.energy, self.ratio, self.budget_mb))
 
 
 def _without_folders(value: Any) -> Any:
@@ -220,6 +254,11 @@ class SampleSection(Section):
     guidance: float | None = Field(None, ge=0, description="classifier-free guidance scale; by default the model's own")
     size: Positive | None = Field(None, description="pixels of each side; by default the model's own")
     at_start: bool = Field(True, description="sample before training too, for the comparison")
+
+
+class PromptedSampleSection(SampleSection):
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="one row of pictures for each")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="one picture each")
 
 
 class EvalSection(Section):

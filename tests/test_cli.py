@@ -8,11 +8,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 from rich.console import Console
 
 import loractl
@@ -28,10 +29,13 @@ from loractl.errors import (
     PluginError,
     Terminated,
 )
-from loractl.events import Event, Facts, Finished, Note, Progress
+from loractl.events import Emit, Event, Facts, Finished, Note, Progress
 from loractl.job import read_job
+from loractl.method import Method, Outcome
+from loractl.specs import Spec
 from tests import toy
 
+ROOT = Path(__file__).parents[1]
 JOB = 'method = "toy"\nmodel = "lab"\nsubject.prompt = "p"\ntrain.steps = 3\n'
 
 
@@ -112,6 +116,31 @@ def test_a_result_that_is_one_file(here: Path, capsys: pytest.CaptureFixture[str
     assert (code, "x.bin is already there" in err) == (InputError.exit_code, True)
 
 
+class TellSpec(Spec):
+    method: Literal["tell"] = Field("tell", description="which method runs the job")
+    writes_nothing = True
+
+
+def tell(_: TellSpec, emit: Emit) -> Outcome:
+    emit(Note("telling"))
+    return Outcome()
+
+
+def test_a_method_that_writes_nothing_leaves_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugins = replace(toy.plugins(), methods={"tell": Method("tell", "Write nothing.", TellSpec, tell)})
+    monkeypatch.setattr(loractl.cli, "load_plugins", lambda: plugins)
+    (here / "x.toml").write_text('method = "tell"', encoding="utf-8")
+    before = sorted(here.iterdir())
+    for _ in range(2):
+        code, _, err = call(capsys, "run", "x.toml")
+        assert (code, "telling" in err) == (0, True)
+    assert sorted(here.iterdir()) == before
+    assert call(capsys, "check", "x.toml")[:2] == (0, "ok: tell would write nothing\n")
+    assert json.loads(call(capsys, "check", "x.toml", "--json")[1])["output"] is None
+
+
 def test_json_is_all_that_reaches_stdout(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, "run", "job.toml", "--json", "--out", "o")
     events = [json.loads(line) for line in out.splitlines()]
@@ -162,21 +191,47 @@ def test_new_writes_a_job_that_asks_for_what_is_missing(here: Path, capsys: pyte
     assert [line.split(": ")[2] for line in err.splitlines()] == ["model.source", "subject.prompt"]
 
 
-def test_show_prints_what_a_file_holds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import loractl.formats
-
-    unet = {"modules": 144, "ranks": [4, 8]}
-    holds = {"format": "kohya", "components": {"unet": unet}, "parameters": 1541376, "unknown": []}
-    monkeypatch.setattr(loractl.formats, "inspect", lambda path: {"file": path, **holds}, raising=False)
-    code, out, _ = call(capsys, "show", "x.safetensors")
+def test_show_prints_what_a_file_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(ROOT / "jobs/data/adapters/one.safetensors")
+    code, out, _ = call(capsys, "show", file)
     assert code == 0
-    assert [line.split() for line in out.splitlines()][1:] == [
-        ["format", "kohya"],
-        ["components", "unet:", "modules", "144,", "ranks", "4", "8"],
-        ["parameters", "1,541,376"],
-        ["unknown", "none"],
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if not line.startswith(" ")}
+    assert lines["kind"] == ["lora"] and lines["format"] == ["kohya"] and lines["base"] == ["unknown"]
+    assert lines["components"] == ["unet:", "modules", "14,", "ranks", "4,", "alphas", "2"]
+    assert lines["tokens"] == lines["vectors"] == lines["unknown"] == ["none"]
+    data = json.loads(call(capsys, "show", file, "--json")[1])
+    assert data["unknown"] == [] and "modules" not in data and len(data["content_hash"]) == 64
+    bars = [line.split()[-3:] for line in out.splitlines() if "█" in line]
+    assert [(name, float(size)) for name, _, size in bars] == [
+        (name, pytest.approx(size, rel=1e-3)) for name, size in data["blocks"].items()
     ]
-    assert json.loads(call(capsys, "show", "x.safetensors", "--json")[1]) == {"file": "x.safetensors", **holds}
+    longest = max(bars, key=lambda bar: float(bar[2]))
+    assert len(longest[1]) == 30 == max(len(bar[1]) for bar in bars)
+
+
+def test_show_lists_the_modules_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(ROOT / "jobs/data/adapters/one.safetensors")
+    data = json.loads(call(capsys, "show", file, "--modules", "--json")[1])
+    assert len(data["modules"]) == data["components"]["unet"]["modules"]
+    assert sum(each["norm"] ** 2 for each in data["modules"].values()) == pytest.approx(data["norm"] ** 2)
+    assert sum(size**2 for size in data["blocks"].values()) == pytest.approx(data["norm"] ** 2)
+    path, first = next(iter(data["modules"].items()))
+    out = call(capsys, "show", file, "--modules")[1]
+    assert f"{path}: rank 4, alpha 2, shape {first['shape'][0]} {first['shape'][1]}, norm " in " ".join(out.split())
+
+
+def test_show_tells_what_a_program_makes_of_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(ROOT / "jobs/data/adapters/two.safetensors")
+    code, out, _ = call(capsys, "show", file, "--for", "a1111")
+    assert code == 0
+    assert out.splitlines()[0].endswith("28 ignored") and out.splitlines()[1].startswith(
+        "ignored: 28 keys; names with dots"
+    )
+    data = json.loads(call(capsys, "show", file, "--for", "diffusers", "--json")[1])
+    assert data["file"] == "28 loaded" and [group["count"] for group in data["groups"]] == [28]
+    assert len(data["groups"][0]["keys"]) == 28
+    code, _, err = call(capsys, "show", file, "--for", "comfy")
+    assert (code, "choose one of comfyui, forge, a1111, diffusers" in err) == (InputError.exit_code, True)
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,10 +132,11 @@ def respond(answer: Answer, plugins: Plugins) -> int:
 def execute(spec: Spec, plugins: Plugins) -> Outcome:
     """Runs a job and writes it, resolved, beside its result; refuses before torch is imported if a result is there."""
     spec = spec.resolved()
-    if spec.result().exists() and not spec.output.overwrite:
+    if spec.is_done() and not spec.output.overwrite:
         raise InputError(f"{spec.result()} is already there: choose another --out, or replace it with --overwrite")
     outcome = plugins.methods[spec.method].run(spec, plugins.emit)
-    write_whole(spec.record(), dump_job(spec))
+    if not spec.writes_nothing:
+        write_whole(spec.record(), dump_job(spec))
     plugins.emit(Finished(outcome.files, outcome.numbers))
     return outcome
 

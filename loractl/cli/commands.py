@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from loractl.cli.display import number
+from loractl.cli.display import bars, number
 from loractl.errors import InputError, JobError
 from loractl.job import Layer, option, override, read_job
 from loractl.method import Method
@@ -41,6 +41,12 @@ OneMethod = Annotated[str | None, typer.Argument(metavar="METHOD", help="one met
 NewFile = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="write the job there, not to stdout")]
 AdapterFile = Annotated[Path, typer.Argument(metavar="FILE", help="an adapter's file")]
 
+AllModules = Annotated[bool, typer.Option("--modules", help="list every module with rank, alpha, shape and norm")]
+ForProgram = Annotated[
+    str | None,
+    typer.Option("--for", metavar="PROGRAM", help="what becomes of each key in comfyui, a1111, forge or diffusers"),
+]
+
 
 class Commands:
     """The built-in commands over the plugins that are loaded; each is named as it is called."""
@@ -55,10 +61,10 @@ class Commands:
     def check(self, job: JobFile, set_: Overrides = None, out: Out = None) -> Report:
         """Validate a job file and say what would run."""
         spec = read_job(job, self.plugins.methods, _layers(set_, out, False))
-        target = spec.destination()
-        state = " (already there)" if spec.result().exists() else ""
-        data = {"ok": True, "method": spec.method, "name": spec.name, "output": str(target), "there": bool(state)}
-        return Report(f"ok: {spec.method} would write {target}{state}", data)
+        target = None if spec.writes_nothing else str(spec.destination())
+        state = " (already there)" if spec.is_done() else ""
+        data = {"ok": True, "method": spec.method, "name": spec.name, "output": target, "there": bool(state)}
+        return Report(f"ok: {spec.method} would write {target or 'nothing'}{state}", data)
 
     def methods(self) -> Report:
         """List the methods and where they come from."""
@@ -84,14 +90,18 @@ class Commands:
         out.write_text(text, encoding="utf-8")
         return Report(f"wrote {out}", {"file": str(out)})
 
-    def show(self, file: AdapterFile) -> Report:
-        """Say what an adapter file holds."""
-        from loractl.formats import inspect  # the one command that needs torch
+    def show(self, file: AdapterFile, modules: AllModules = False, for_: ForProgram = None) -> Report:
+        """Say what an adapter file holds, or what another program makes of it."""
+        from loractl.formats import report  # the one command that needs torch
 
-        found: dict[str, Any] = inspect(file)
+        if for_ is not None:
+            told = report.prospects(file, for_)
+            return Report(_prospects(told), told)
+        found: dict[str, Any] = report.describe(file, modules)
         table = Table(show_header=False, box=None, pad_edge=False)
         for name, value in found.items():
-            table.add_row(name.replace("_", " "), Text(_cell(value), overflow="fold"))
+            text = bars(value) if name == "blocks" else _cell(value)
+            table.add_row(name.replace("_", " "), Text(text, overflow="fold"))
         return Report(table, found)
 
     def _method(self, name: str) -> Method[Any]:
@@ -120,6 +130,16 @@ def _schema(specs: list[type[Spec]]) -> dict[str, Any]:
     return {"anyOf": list(references.values()), **shared}
 
 
+def _prospects(told: Mapping[str, Any]) -> str:
+    """A program's groups of keys, each under its fate, with three examples."""
+    lines = [f"{told['program']} ({told['version']}): {told['file']}"]
+    for group in told["groups"]:
+        source = f" [{group['source']}]" if group["source"] else ""
+        lines.append(f"{group['fate']}: {group['count']:,} keys; {group['reason']}{source}")
+        lines += [f"    {key}" for key in group["keys"][:3]]
+    return "\n".join(lines)
+
+
 def _cell(value: Any) -> str:
     """A value in a table: a mapping one item a line, everything else on one."""
     if isinstance(value, Mapping):
@@ -128,6 +148,8 @@ def _cell(value: Any) -> str:
 
 
 def _brief(value: Any) -> str:
+    if value is None:
+        return "unknown"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_brief(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):

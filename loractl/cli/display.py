@@ -162,6 +162,15 @@ def number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
+def bars(values: Mapping[str, float], width: int = 30) -> str:
+    """A bar chart in plain text: one line each, the longest bar `width` characters."""
+    wide, largest = max(map(len, values), default=0), max(values.values(), default=0.0) or 1.0
+    lines = (
+        f"{name:{wide}} {'█' * round(width * value / largest):{width}} {value:.4g}" for name, value in values.items()
+    )
+    return "\n".join(lines) or "none"
+
+
 def duration(seconds: float) -> str:
     """7 s, 2 min 5 s, 3 h 12 min."""
     minutes, rest = divmod(round(seconds), 60)

@@ -1,82 +1,98 @@
 """Adapter files: which format one has, reading it to an `Adapter`, writing it. A format is a module of this folder."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from loractl.errors import FormatError, NumericsError
-from loractl.formats import diffusers, kohya
-from loractl.formats.modules import Contents
-from loractl.formats.safefile import Header, data_hash, read_header, read_tensors, write_tensors
+from loractl.errors import FormatError, MismatchError, NumericsError
+from loractl.formats import (
+    cloneofsimo,
+    comfyui,
+    diffusers,
+    embeddings,
+    kohya,
+    learned_embeds,
+    old_diffusers,
+    onetrainer,
+    peft,
+    xlabs,
+)
+from loractl.formats.modules import Contents, Source
+from loractl.formats.pickles import is_pickle, read_pickle, write_embedding
+from loractl.formats.safefile import Header, data_hash, read_tensors, write_tensors
 from loractl.tensors.adapter import Adapter, content_hash
 from loractl.tensors.lowrank import LowRank
 
-FormatName = Literal["diffusers", "kohya"]
-Tensors = Mapping[str, Tensor]
-Modules = Mapping[str, LowRank]
-Metadata = Mapping[str, str]
-Written = tuple[dict[str, Tensor], dict[str, str]]
+FormatName = Literal["diffusers", "kohya", "cloneofsimo", "a1111", "learned_embeds"]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-class Format(Protocol):
-    """A format's module: how to know its keys, which metadata its writer makes anew, and the pair of functions."""
+class Reader(Protocol):
+    """A format's module: does it know a file by its keys and shapes, which metadata do its files make anew, reading."""
 
-    KEY: re.Pattern[str]
     OWNED: re.Pattern[str]
 
-    def read(self, tensors: Tensors, metadata: Metadata, paths: Iterable[str], /) -> Contents: ...
-    def write(self, modules: Modules, metadata: Metadata, dtype: torch.dtype, name: str, /) -> Written: ...
+    def knows(self, shapes: Shapes, /) -> bool: ...
+    def read(self, source: Source, /) -> Contents: ...
 
 
-FORMATS: Mapping[str, Format] = {"diffusers": diffusers, "kohya": kohya}
+class Writer(Protocol):
+    """A format's module that writes too: from an adapter, a dtype and a title to tensors and metadata."""
+
+    OWNED: re.Pattern[str]
+
+    def write(self, adapter: Adapter, dtype: torch.dtype, name: str, /) -> tuple[dict[str, Tensor], dict[str, str]]: ...
 
 
-class Foreign(NamedTuple):
-    """A format that is known by its keys and not read."""
-
-    kind: str
-    key: re.Pattern[str]
-
-
-FOREIGN: Mapping[str, Foreign] = {
-    "cloneofsimo": Foreign("lora", re.compile(r"(unet|text_encoder):\d+:(up|down)")),
-    "old diffusers": Foreign("lora", re.compile(r".+(_lora|\.lora|\.lora_linear_layer)\.(up|down)\.weight")),
-    "peft": Foreign("lora", re.compile(r"base_model\.model\..+\.lora_[AB]\.weight")),
-    "ComfyUI": Foreign("lora", re.compile(r"diffusion_model\..+\.lora_([AB]|up|down)\.weight")),
-    "OneTrainer": Foreign("lora", re.compile(r"lora_transformer_.+\.lora_(up|down)\.weight")),
-    "LyCORIS": Foreign("lycoris", re.compile(r".+\.(hada_|lokr_|oft_|dora_scale|diff$|on_input$|[ab]1\.weight).*")),
-    "embedding": Foreign("embedding", re.compile(r"emb_params|clip_[lg]|<.+>")),
-    "checkpoint": Foreign("checkpoint", re.compile(r"(model\.diffusion_model|first_stage_model|cond_stage_model)\..+")),
+# In this order: the first that knows a file reads it.
+FORMATS: Mapping[str, Reader] = {
+    "cloneofsimo": cloneofsimo,
+    "OneTrainer": onetrainer,
+    "kohya": kohya,
+    "XLabs": xlabs,
+    "ComfyUI": comfyui,
+    "old diffusers": old_diffusers,
+    "diffusers": diffusers,
+    "peft": peft,
+    "embedding": embeddings,
 }
+WRITERS: Mapping[str, Writer] = {
+    "diffusers": diffusers,
+    "kohya": kohya,
+    "cloneofsimo": cloneofsimo,
+    "a1111": embeddings,
+    "learned_embeds": learned_embeds,
+}
+_CHECKPOINT = re.compile(r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\..+")
 
 
 def detect(header: Header) -> str:
-    """The name of the file's format, of FORMATS or FOREIGN; FormatError when it has none of them."""
-    patterns = {name: row.KEY for name, row in FORMATS.items()} | {name: row.key for name, row in FOREIGN.items()}
-    for name, pattern in patterns.items():
-        if any(pattern.fullmatch(key) for key in header.entries):
-            return name
-    first = f"its first tensor is {min(header.entries)}" if header.entries else "it has no tensors"
-    raise FormatError(f"{header.path} has no adapter format that loractl knows ({first}): {_advice()}")
+    """The name of the file's format, of FORMATS, or "checkpoint"; FormatError when it has none of them."""
+    return _detect(header.path, {key: entry.shape for key, entry in header.entries.items()})
 
 
-def load_adapter(path: Path, paths: Iterable[str] = ()) -> Adapter:
-    """The adapter in a file. `paths` are the module paths of its model, for names that cannot be read without them."""
-    name = detect(read_header(path))
-    if name not in FORMATS:
-        raise FormatError(f"{path} has the format {name!r} ({FOREIGN[name].kind}): {_advice()}")
-    tensors, metadata = read_tensors(path)
-    contents = _contents(path, name, tensors, metadata, paths)
+def load_adapter(path: Path, paths: Iterable[str] = (), *, allow_pickle: bool = False, whole: bool = False) -> Adapter:
+    """The adapter in a file. `paths` are the module paths of its model, for names that cannot be read without them.
+
+    Differences of biases and norms (`Adapter.vectors`) are refused unless the caller asks for the `whole`.
+    """
+    name, source, contents = _load(path, paths, allow_pickle)
     if contents.unknown:
         raise FormatError(
             f"{path} has the format {name!r}, but {len(contents.unknown)} of its keys are not understood, the first is "
             f"{contents.unknown[0]}: the adapter is of another kind or for another model"
         )
-    return Adapter(contents.modules, metadata)
+    if contents.vectors and not whole:
+        raise FormatError(
+            f"{path} changes {len(contents.vectors)} biases and norms besides weights, the first is "
+            f"{min(contents.vectors)}, and this operation is for weights alone"
+        )
+    return contents.adapter(source.metadata)
 
 
 def save_adapter(
@@ -88,44 +104,73 @@ def save_adapter(
     name: str,
     overwrite: bool = False,
 ) -> None:
-    """Writes the adapter, entitled `name`. Its metadata go along, save those that describe the file it came from."""
+    """Writes the adapter, entitled `name`. Its metadata go along, save those that describe the file it came from.
+
+    With the format a1111, a path that ends in .pt makes a pickle, the older form of an embedding.
+    """
     carried = {key: text for key, text in adapter.metadata.items() if not _is_owned(key)}
-    tensors, metadata = FORMATS[format].write(adapter.modules, carried, dtype, name)
+    parts = (adapter.modules, carried, adapter.tokens, adapter.vectors, adapter.magnitudes)
+    tensors, metadata = WRITERS[format].write(Adapter(*parts), dtype, name)
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise NumericsError(f"{key} is not finite in {dtype}, so {path} was not written: try a wider dtype")
-    write_tensors(path, tensors, metadata, overwrite)
+    if path.suffix != ".pt":
+        write_tensors(path, tensors, metadata, overwrite)
+    elif tensors.keys() == {"emb_params"}:
+        write_embedding(path, tensors["emb_params"], name, overwrite)
+    else:
+        raise MismatchError(f"only an a1111 embedding for one text encoder is written as .pt: call {path} otherwise")
 
 
-def inspect(path: Path, paths: Iterable[str] = ()) -> dict[str, Any]:
-    """All there is to say about a file: every tensor belongs to a module or is listed under "unknown"."""
-    name = detect(read_header(path))
-    tensors, metadata = read_tensors(path)
-    read = name in FORMATS
-    contents = _contents(path, name, tensors, metadata, paths) if read else Contents({}, sorted(tensors))
-    adapter = Adapter(contents.modules, metadata)
+def inspect(path: Path, paths: Iterable[str] = (), *, allow_pickle: bool = False) -> dict[str, Any]:
+    """All there is to say about a file: every tensor belongs to a module or a token or is listed under "unknown"."""
+    name, source, contents = _load(path, paths, allow_pickle)
+    adapter = contents.adapter(source.metadata)
     return {
-        "kind": "lora" if read else FOREIGN[name].kind,
+        "kind": "checkpoint" if name == "checkpoint" else "lora" if contents.modules else "embedding",
         "format": name,
         "components": {component: _summary(adapter.component(component)) for component in adapter.components()},
+        "held": dict(sorted(Counter(contents.kinds.values()).items())),
+        "tokens": {token: list(embeddings.shape) for token, embeddings in sorted(adapter.tokens.items())},
+        "vectors": sorted(adapter.vectors),
         "parameters": adapter.parameters,
-        "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}),
+        "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in source.tensors.values()}),
         "bytes": path.stat().st_size,
-        "content_hash": content_hash(tensors),
-        "data_hash": data_hash(path),
-        "metadata": metadata,
+        "content_hash": content_hash(source.tensors),
+        "data_hash": None if is_pickle(path) else data_hash(path),
+        "metadata": dict(source.metadata),
+        "notes": list(adapter.notes),
         "unknown": contents.unknown,
     }
 
 
-def _contents(path: Path, name: str, tensors: Tensors, metadata: Metadata, paths: Iterable[str]) -> Contents:
+def _load(path: Path, paths: Iterable[str], allow_pickle: bool) -> tuple[str, Source, Contents]:
+    """The format's name, what the file has, and what is understood of it."""
+    tensors, metadata = read_pickle(path) if allow_pickle and is_pickle(path) else read_tensors(path)
+    source = Source(path.stem, tensors, metadata, paths)
+    name = _detect(path, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    if name not in FORMATS:
+        return name, source, Contents(unknown=sorted(tensors))
     try:
-        return FORMATS[name].read(tensors, metadata, paths)
+        return name, source, FORMATS[name].read(source)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
 
 
-def _summary(modules: Modules) -> dict[str, Any]:
+def _detect(path: Path, shapes: Shapes) -> str:
+    for name, row in FORMATS.items():
+        if row.knows(shapes):
+            return name
+    if any(_CHECKPOINT.fullmatch(key) for key in shapes):
+        return "checkpoint"
+    first = f"its first tensor is {min(shapes)}" if shapes else "it has no tensors"
+    raise FormatError(
+        f"{path} has no adapter format that loractl knows ({first}): save it with the tool that made it in one of "
+        f"{', '.join(FORMATS)}"
+    )
+
+
+def _summary(modules: Mapping[str, LowRank]) -> dict[str, Any]:
     return {
         "modules": len(modules),
         "ranks": sorted({low.rank for low in modules.values()}),
@@ -135,7 +180,3 @@ def _summary(modules: Modules) -> dict[str, Any]:
 
 def _is_owned(key: str) -> bool:
     return any(row.OWNED.fullmatch(key) for row in FORMATS.values())
-
-
-def _advice() -> str:
-    return f"loractl reads {' and '.join(FORMATS)} files, so save it as one of them with the tool that made it"

@@ -14,53 +14,65 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loractl.errors import FormatError
-from loractl.formats.modules import Contents, Place, gather
+from loractl.errors import FormatError, MismatchError
+from loractl.formats.modules import Contents, Place, Source, cut, gather, refuse_beyond
 from loractl.formats.names import canonical, nested
+from loractl.formats.natives import Native
+from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
 
-KEY = re.compile(r"((?:unet|transformer(?:_2)?|text_encoder(?:_\d)?)\..+)\.lora_([AB])\.weight")
+KEY = re.compile(r"(?:unet|transformer(?:_2)?|text_encoder(?:_\d)?|prior)\.[\w.]+")
 OWNED = re.compile(r"format|lora_adapter_metadata")
 
 _CONFIG = "lora_adapter_metadata"
-_PARTS = {"A": "down", "B": "up"}
 _PATTERN = re.compile(r"(\^?)(?:text_model\.)?([\w.]+)")
 
 
-def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], _paths: Iterable[str]) -> Contents:
+def knows(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return any(KEY.fullmatch(key) and cut(key) for key in shapes)
+
+
+def read(source: Source) -> Contents:
     """The modules of a file, whose keys spell out the paths."""
-    config = _config(metadata.get(_CONFIG, "{}"))
-    return gather(tensors, _locate, lambda path, rank: _alpha(config, path, rank))
+    config = read_config(source.metadata)
+    return gather(source.tensors, _locate, lambda path, rank: configured_alpha(config, path, rank))
 
 
-def write(
-    modules: Mapping[str, LowRank], metadata: Mapping[str, str], dtype: torch.dtype, _name: str
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+def write(adapter: Adapter, dtype: torch.dtype, _name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a file; there is no place in it for a title."""
+    refuse_beyond(adapter, "diffusers", "modules", "magnitudes")
     tensors = {}
-    for path, low in modules.items():
+    for path, low in adapter.modules.items():
         saved = low.to(dtype)
         tensors[f"{nested(path)}.lora_A.weight"] = saved.down
         tensors[f"{nested(path)}.lora_B.weight"] = saved.up
-    config = json.dumps(_settings(modules), sort_keys=True)
-    return tensors, {**metadata, "format": "pt", _CONFIG: config}
+    for path, magnitude in adapter.magnitudes.items():
+        tensors[f"{nested(path)}.lora_magnitude_vector"] = _by_output(path, magnitude).to(dtype)
+    config = json.dumps(_settings(adapter), sort_keys=True)
+    return tensors, {**adapter.metadata, "format": "pt", _CONFIG: config}
+
+
+def _by_output(path: str, magnitude: Tensor) -> Tensor:
+    if magnitude.numel() != len(magnitude):
+        raise MismatchError(f"peft has DoRA's magnitudes by output and {path} has them by input: choose kohya's format")
+    return magnitude.flatten()
 
 
 def _locate(key: str) -> Place | None:
-    found = KEY.fullmatch(key)
-    return Place(canonical(found[1]), _PARTS[found[2]]) if found else None
+    place = cut(key)
+    return Place(Native((canonical(place[0]),)), place[1]) if place and KEY.fullmatch(key) else None
 
 
-def _settings(modules: Mapping[str, LowRank]) -> dict[str, Any]:
+def _settings(adapter: Adapter) -> dict[str, Any]:
     """The arguments of every component's LoraConfig."""
-    components: dict[str, dict[str, LowRank]] = {}
-    for path, low in modules.items():
-        component, _, module = path.partition(".")
-        components.setdefault(component, {})[module] = low
+    dora = {path.partition(".")[0] for path in adapter.magnitudes}
     return {
         f"{component}.{key}": value
-        for component, own in components.items()
-        for key, value in _lora_config(own, "" if component.startswith("text_encoder") else "^").items()
+        for component in adapter.components()
+        for key, value in {
+            **_lora_config(adapter.component(component), "" if component.startswith("text_encoder") else "^"),
+            **({"use_dora": True} if component in dora else {}),
+        }.items()
     }
 
 
@@ -85,9 +97,10 @@ def _usual(values: Iterable[float]) -> float:
     return max(counts, key=lambda value: (counts[value], value))
 
 
-def _config(text: str) -> dict[str, Any]:
+def read_config(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What peft says of each component, with the component before its keys."""
     try:
-        config = json.loads(text, parse_int=float)
+        config = json.loads(metadata.get(_CONFIG, "{}"), parse_int=float)
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict) or not all(_is_sound(key, value) for key, value in config.items()):
@@ -101,7 +114,7 @@ def _is_sound(key: str, value: Any) -> bool:
     return isinstance(value, float) or not key.endswith(".lora_alpha")
 
 
-def _alpha(config: Mapping[str, Any], path: str, rank: int) -> float:
+def configured_alpha(config: Mapping[str, Any], path: str, rank: int) -> float:
     """The alpha that peft would use; with rsLoRA (Kalajdzievski 2023) the scale is alpha / √rank."""
     component, _, module = path.partition(".")
     patterns = config.get(f"{component}.alpha_pattern", {})

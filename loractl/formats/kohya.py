@@ -1,82 +1,180 @@
 """kohya's format (sd-scripts), which A1111, Forge and ComfyUI read: `lora_unet_down_blocks_0_…_to_q.lora_down.weight`.
 
-A module has `lora_down.weight` (r, in, *k), `lora_up.weight` (out, r, *1) and `alpha` (), without which alpha = rank.
-The dots of its path are underscores. We read and write the names of Stable Diffusion 1 and 2.
+A module has `lora_down.weight` (r, in, *k), `lora_up.weight` (out, r, *1) and `alpha` (), without which alpha = rank,
+or the parts of a LyCORIS update. The dots of its path are underscores. Stable Diffusion 1 and 2 have diffusers' names,
+the others their makers'. Learned tokens may be bundled: `bundle_emb.<token>.string_to_param.*`, `.clip_l`, `.clip_g`.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from loractl.errors import MismatchError
-from loractl.formats.modules import Contents, Place, gather
+from loractl.formats.bases import BASES, base_version, family
+from loractl.formats.embeddings import bundled, in_bundle
+from loractl.formats.modules import Contents, Place, Source, Token, cut, gather, refuse_beyond
 from loractl.formats.names import canonical, flatten, nested, unflatten
+from loractl.formats.natives import Native, find, find_own, fuse, natives
+from loractl.formats.safefile import hash_of
+from loractl.formats.sgm import from_flat_sgm, to_sgm
+from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
 
-KEY = re.compile(r"lora_(unet|te\d?)_\w+\.(lora_down\.weight|lora_up\.weight|alpha)")
-OWNED = re.compile(r"ss_network_.*|ss_output_name|sshs_.*|modelspec\.(sai_model_spec|implementation|title|hash_sha256)")
+KEY = re.compile(r"(lora_(unet|te\d?|prior_unet)|lycoris)_\w+\.[\w.]+")
+OWNED = re.compile(
+    r"ss_network_(module|dim|alpha|args)|ss_output_name|sshs_.*"
+    r"|modelspec\.(sai_model_spec|implementation|title|architecture|resolution|hash_sha256)"
+)
 
-_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
-_PARTS = {"lora_down.weight": "down", "lora_up.weight": "up", "alpha": "alpha"}
-# sd-scripts' names of base models, as ModelSpec calls them.
-_ARCHITECTURES = {
-    "sd_v1": "stable-diffusion-v1/lora",
-    "sd_v2": "stable-diffusion-v2-512/lora",
-    "sd_v2_v": "stable-diffusion-v2-768-v/lora",
+# Component → prefix, for each family of base models. T5 is Stable Diffusion 3's third text encoder and Flux's second.
+_PREFIXES = {
+    "sd": {"unet": "lora_unet_", "text_encoder": "lora_te_"},
+    "sdxl": {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
+    "sd3": {
+        "transformer": "lora_unet_",
+        "text_encoder": "lora_te1_",
+        "text_encoder_2": "lora_te2_",
+        "text_encoder_3": "lora_te3_",
+    },
+    "flux": {"transformer": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te3_"},
 }
+_NOT_HERE = "save the adapter in the diffusers format"
 
 
-def read(tensors: Mapping[str, Tensor], _metadata: Mapping[str, str], paths: Iterable[str]) -> Contents:
-    """The modules of a file, found by name among `paths` or else by the words that such names are made of."""
-    known = {_flat(path): canonical(path) for path in paths}
-
-    def locate(key: str) -> Place | None:
-        name, _, part = key.partition(".")
-        path = known.get(name) or _path(name)
-        return Place(path, _PARTS[part]) if path and part in _PARTS else None
-
-    return gather(tensors, locate)
+def knows(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return any(KEY.fullmatch(key) for key in shapes)
 
 
-def write(
-    modules: Mapping[str, LowRank], metadata: Mapping[str, str], dtype: torch.dtype, name: str
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(source: Source) -> Contents:
+    """The modules of a file, found by name among its model's paths or else by the words that such names are made of."""
+    known = {name: Native((canonical(path),)) for path in source.paths if (name := _flat_known(path))}
+    flux = any("double_blocks" in key or "single_" in key for key in source.tensors)
+    t5 = "text_encoder_2" if flux else "text_encoder_3"
+
+    def locate(key: str) -> Place | Token | None:
+        if token := bundled(key):
+            return token
+        place = cut(key)
+        module = (known.get(place[0]) or _find(place[0], t5)) if place else None
+        return Place(module, place[1]) if place and module else None
+
+    return gather(source.tensors, locate)
+
+
+def write(adapter: Adapter, dtype: torch.dtype, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a file."""
-    tensors: dict[str, Tensor] = {}
-    for path, low in _with_one_alpha(modules).items():
-        flat = _flat(path)
-        if flat is None:
-            raise MismatchError(f"kohya's format has no name for {path}: save the adapter in the diffusers format")
-        if f"{flat}.alpha" in tensors:
-            raise MismatchError(f"two modules would be called {flat}: save the adapter in the diffusers format")
+    refuse_beyond(adapter, "kohya", "modules", "tokens", "magnitudes")
+    base = family(adapter)
+    if base is None:
+        raise MismatchError(f"kohya's names depend on the base model, and nothing tells which it is: {_NOT_HERE}")
+    tensors: dict[str, Tensor] = in_bundle(adapter.tokens, dtype)
+    for flat, low in _named(adapter, base).items():
         saved = low.to(dtype)
         tensors[f"{flat}.lora_down.weight"] = saved.down
         tensors[f"{flat}.lora_up.weight"] = saved.up
         tensors[f"{flat}.alpha"] = torch.tensor(low.alpha, dtype=torch.float32)
-    return tensors, {**metadata, **_description(modules, metadata, name)}
+    for path, magnitude in adapter.magnitudes.items():
+        tensors[f"{_flat(path, base)}.dora_scale"] = magnitude.to(dtype)
+    metadata = {**adapter.metadata, **_description(adapter, name), "sshs_model_hash": hash_of(tensors)}
+    return tensors, metadata
 
 
-def _flat(path: str) -> str | None:
-    component, _, module = nested(path).partition(".")
-    return f"{_PREFIXES[component]}{flatten(module)}" if component in _PREFIXES else None
-
-
-def _path(name: str) -> str | None:
-    for component, prefix in _PREFIXES.items():
+def _find(name: str, t5: str) -> Native | None:
+    """The module that a name with its prefix means, in whatever model; `t5` is the component of lora_te3."""
+    for prefix, finders in _FINDERS.items():
         if name.startswith(prefix):
-            module = unflatten(component, name.removeprefix(prefix))
-            return canonical(f"{component}.{module}") if module else None
+            flat = name.removeprefix(prefix)
+            return next((found for finder in finders if (found := finder(flat, t5))), None)
     return None
+
+
+def _flat_known(path: str) -> str | None:
+    """The name of a module in a model of any kind whose components are called as in Stable Diffusion or Flux."""
+    component, _, module = nested(path).partition(".")
+    prefix = (_PREFIXES["sd"] | _PREFIXES["sdxl"] | {"transformer": "lora_transformer_"}).get(component)
+    return f"{prefix}{flatten(module)}" if prefix else None
+
+
+def _words(network: str, component: str) -> Callable[[str, str], Native | None]:
+    """A finder of names made of a network's words."""
+
+    def finder(flat: str, _t5: str) -> Native | None:
+        module = unflatten(network, flat)
+        return Native((canonical(f"{component}.{module}"),)) if module else None
+
+    return finder
+
+
+def _native(flat: str, _t5: str) -> Native | None:
+    return find(flat, flat=True)
+
+
+def _own(flat: str, _t5: str) -> Native | None:
+    return find_own(flat, flat=True)
+
+
+def _sgm(flat: str, _t5: str) -> Native | None:
+    module = from_flat_sgm(flat)
+    return Native((f"unet.{module}",)) if module else None
+
+
+def _third(flat: str, t5: str) -> Native | None:
+    return _words("t5", t5)(flat, t5)
+
+
+_UNET = _words("unet", "unet")
+_FINDERS: Mapping[str, tuple[Callable[[str, str], Native | None], ...]] = {
+    "lora_unet_": (_native, _sgm, _own, _UNET),
+    "lora_transformer_": (_own, _native),
+    "lora_te_": (_words("clip", "text_encoder"),),
+    "lora_te1_": (_words("clip", "text_encoder"),),
+    "lora_te2_": (_words("clip", "text_encoder_2"), _words("t5", "text_encoder_2")),
+    "lora_te3_": (_third,),
+    "lycoris_": (_native, _sgm, _own, _UNET, _words("clip", "text_encoder")),
+}
+
+
+def _named(adapter: Adapter, base: str) -> dict[str, LowRank]:
+    """Name → update, with parts of a native module joined."""
+    if base in ("sd", "sdxl"):
+        return _without_clashes(_with_one_alpha(adapter.modules), base)
+    transformer = {path: low for path, low in adapter.modules.items() if path.startswith("transformer.")}
+    joined = {}
+    for name, module in natives(transformer, base).items():
+        if module is None:
+            raise MismatchError(f"kohya's format has no name for {name}: {_NOT_HERE}")
+        parts = {path: transformer[path] for path in module.paths if path in transformer}
+        joined[f"lora_unet_{flatten(name)}"] = fuse(module, parts)
+    rest = {path: low for path, low in adapter.modules.items() if path not in transformer}
+    return joined | _without_clashes(rest, base)
+
+
+def _without_clashes(modules: Mapping[str, LowRank], base: str) -> dict[str, LowRank]:
+    named: dict[str, LowRank] = {}
+    for path, low in modules.items():
+        flat = _flat(path, base)
+        if flat in named:
+            raise MismatchError(f"two modules would be called {flat}: {_NOT_HERE}")
+        named[flat] = low
+    return named
+
+
+def _flat(path: str, base: str) -> str:
+    component, _, module = nested(path).partition(".")
+    native = to_sgm(module) if base == "sdxl" and component == "unet" else module
+    if native is None or component not in _PREFIXES[base] or component == "transformer":
+        raise MismatchError(f"kohya's format has no name for {path}: {_NOT_HERE}")
+    return f"{_PREFIXES[base][component]}{flatten(native)}"
 
 
 def _with_one_alpha(modules: Mapping[str, LowRank]) -> dict[str, LowRank]:
     """The same updates with one alpha for each component, the usual; what another differs by goes into its `up`.
 
-    diffusers (0.42) takes a file with different alphas without a word and gives most modules a wrong scale.
+    diffusers (0.42) takes a UNet's file with different alphas without a word and gives most modules a wrong scale.
     """
     # Zero counts for nothing: no factor turns it into another alpha.
     alphas: dict[str, Counter[float]] = {}
@@ -93,18 +191,24 @@ def _rescaled(low: LowRank, alpha: float) -> LowRank:
     return replace(low, up=up * (low.alpha / alpha), alpha=alpha)
 
 
-def _description(modules: Mapping[str, LowRank], metadata: Mapping[str, str], name: str) -> dict[str, str]:
-    base = metadata.get("ss_base_model_version", "")
-    architecture = {"modelspec.architecture": _ARCHITECTURES[base]} if base in _ARCHITECTURES else {}
+def _description(adapter: Adapter, name: str) -> dict[str, str]:
+    version = base_version(adapter)
+    base = BASES.get(version or "")
+    known = {"ss_base_model_version": version} if version else {}
+    if base:
+        known["ss_v2"] = str("v2" in base.architecture)
+        known["modelspec.architecture"] = f"{base.architecture}/lora"
+        known["modelspec.resolution"] = f"{base.size}x{base.size}"
     return {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": _shared({low.rank for low in modules.values()}),
-        "ss_network_alpha": _shared({low.alpha for low in modules.values()}),
+        "ss_network_dim": _shared({low.rank for low in adapter.modules.values()}),
+        "ss_network_alpha": _shared({low.alpha for low in adapter.modules.values()}),
+        "ss_network_args": "{}",
         "ss_output_name": name,
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.implementation": base.implementation if base else BASES["sd_v1"].implementation,
         "modelspec.title": name,
-        **architecture,
+        **known,
     }
 
 

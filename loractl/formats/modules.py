@@ -1,78 +1,161 @@
-"""From the tensors of a file to modules: parts are brought together, and a module that is not whole is refused."""
+"""From the tensors of a file to an adapter: parts are brought together, and a module that is not whole is refused."""
 
-import math
+import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
 
-from loractl.errors import FormatError
+from loractl.errors import FormatError, MismatchError
+from loractl.formats.natives import Native, split, split_vector
+from loractl.formats.updates import PARTS, build
+from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
+
+_KEY = re.compile(rf"(.+?)\.({'|'.join(map(re.escape, PARTS))})")
+_KERNELS = {"conv1": 3, "conv2": 3, "conv": 3, "conv_in": 3, "conv_out": 3, "conv_shortcut": 1}
+_DORA = "it is DoRA: the magnitudes are kept, and it is applied as the plain LoRA beneath them"
+
+
+class Source(NamedTuple):
+    """What a format reads: a file's tensors and metadata, its name without the suffix, and the paths of its model."""
+
+    stem: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    paths: Iterable[str] = ()
 
 
 class Place(NamedTuple):
-    """Where a tensor of a file belongs: a module's path and "down", "up" or "alpha"."""
+    """Where a tensor of a file belongs: a module and the part of it, of PARTS' values."""
 
-    path: str
+    module: Native
     part: str
 
 
-class Contents(NamedTuple):
-    """All of a file: its modules, and the keys that are no module's."""
+class Token(NamedTuple):
+    """A tensor of a file that is a learned embedding: "text_encoder.<s1>"."""
 
-    modules: dict[str, LowRank]
-    unknown: list[str]
+    path: str
 
 
+@dataclass
+class Contents:
+    """All of a file: what an `Adapter` has, the kind of each module, and the keys that are nothing known."""
+
+    modules: dict[str, LowRank] = field(default_factory=dict)
+    tokens: dict[str, Tensor] = field(default_factory=dict)
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+    magnitudes: dict[str, Tensor] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def adapter(self, metadata: Mapping[str, str]) -> Adapter:
+        return Adapter(self.modules, metadata, self.tokens, self.vectors, self.magnitudes, tuple(self.notes))
+
+
+Locate = Callable[[str], Place | Token | None]
 Alpha = Callable[[str, int], float]
 
 
-def gather(
-    tensors: Mapping[str, Tensor], locate: Callable[[str], Place | None], alpha: Alpha = lambda _, rank: rank
-) -> Contents:
-    """The modules whose tensors `locate` finds by key; `alpha` (path, rank) answers for those without such a tensor."""
-    found: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    unknown = []
+def cut(key: str) -> tuple[str, str] | None:
+    """The module's name and the part that a key means, or None if it ends like no part of an update."""
+    found = _KEY.fullmatch(key)
+    return (found[1], PARTS[found[2]]) if found else None
+
+
+def gather(tensors: Mapping[str, Tensor], locate: Locate, alpha: Alpha = lambda _, rank: rank) -> Contents:
+    """The modules and tokens whose tensors `locate` finds by key; `alpha` (path, rank) is for those without."""
+    contents = Contents()
+    found: dict[Native, dict[str, Tensor]] = defaultdict(dict)
     for key in sorted(tensors):
         place = locate(key)
         if place is None:
-            unknown.append(key)
-        elif place.part in found[place.path]:
-            raise FormatError(f"{key} is a second {place.part} of the module {place.path}: remove one of the two")
+            contents.unknown.append(key)
+        elif isinstance(place, Token):
+            contents.tokens[place.path] = _embeddings(key, tensors[key])
+        elif place.part in found[place.module]:
+            name = " and ".join(place.module.paths)
+            raise FormatError(f"{key} is a second {place.part} of the module {name}: remove one of the two")
         else:
-            found[place.path][place.part] = tensors[key]
-    return Contents({path: _module(path, found[path], alpha) for path in sorted(found)}, unknown)
+            found[place.module][place.part] = tensors[key]
+    for module in sorted(found):
+        _add(contents, module, found[module], alpha)
+    if contents.magnitudes:
+        contents.notes.append(_DORA)
+    contents.modules = dict(sorted(contents.modules.items()))
+    return contents
 
 
-def _module(path: str, parts: Mapping[str, Tensor], alpha: Alpha) -> LowRank:
-    """One module, whole and of fitting shapes: down (r, in, *k), up (out, r, *1)."""
-    missing = {"down", "up"} - parts.keys()
-    if missing:
-        raise FormatError(f"the module {path} has no tensor {min(missing)}: the file is incomplete, so fetch it again")
-    down, up = parts["down"], parts["up"]
-    if not _are_factors(down, up):
-        raise FormatError(
-            f"the module {path} has down {_describe(down)} and up {_describe(up)}, which are no factors of an update: "
-            "make the file again"
-        )
-    value = _number(path, parts["alpha"]) if "alpha" in parts else float(alpha(path, down.shape[0]))
-    if not math.isfinite(value):
-        raise FormatError(f"the module {path} has alpha {value}, which is not finite: make the file again")
-    return LowRank(down, up, value)
+def refuse_beyond(adapter: Adapter, form: str, *able: str) -> None:
+    """MismatchError when the adapter has what the format `form` cannot hold; `able` are the parts that it can."""
+    for part, what in _BEYOND.items():
+        held: Mapping[str, object] = getattr(adapter, part)
+        if held and part not in able:
+            raise MismatchError(f"the format {form!r} has no place for {what} ({min(held)}): choose another format")
 
 
-def _are_factors(down: Tensor, up: Tensor) -> bool:
-    if not (down.ndim == up.ndim >= 2 and down.is_floating_point() and down.dtype == up.dtype):
-        return False
-    return len(down) > 0 and up.shape[1:] == (len(down), *[1] * (up.ndim - 2))
+_BEYOND = {
+    "modules": "modules",
+    "tokens": "learned tokens",
+    "vectors": "differences of biases and norms",
+    "magnitudes": "the magnitudes of DoRA",
+}
 
 
-def _number(path: str, tensor: Tensor) -> float:
-    if tensor.numel() != 1:
-        raise FormatError(f"the module {path} has {tensor.numel()} numbers for an alpha: make the file again")
-    return float(tensor.item())
+def _add(contents: Contents, module: Native, parts: dict[str, Tensor], alpha: Alpha) -> None:
+    """Adds to the contents what one module of the file holds."""
+    name = " and ".join(module.paths)
+    vectors = {part: parts.pop(part).flatten() for part in ("bias", "weight") if part in parts}
+    magnitude = parts.pop("magnitude", None)
+    width = None
+    if parts.keys() - {"alpha"} or not vectors:
+        kind, low = build(name, parts, lambda rank: alpha(module.paths[0], rank))
+        low = _with_kernel(module.paths[0], low)
+        width = low.shape[1]
+        _add_updates(contents, kind, split(module, low))
+        if magnitude is not None:
+            contents.magnitudes |= _magnitudes(name, module, magnitude, low)
+    for part, vector in vectors.items():
+        rows = split_vector(module, vector, width or len(vector) // 7)  # 7: all rows of Flux's linear1
+        contents.vectors |= {f"{path}.{part}": tensor for path, tensor in rows.items()}
 
 
-def _describe(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+def _with_kernel(path: str, low: LowRank) -> LowRank:
+    """The update of a UNet's convolution with its kernel, which LoHa and LoKr files leave flattened."""
+    kernel = _KERNELS.get(path.rpartition(".")[2]) if path.startswith("unet.") else None
+    if kernel is None or len(low.shape) != 2 or low.shape[1] % kernel**2:
+        return low
+    down = low.down.reshape(low.rank, -1, kernel, kernel)
+    return LowRank(down, low.up[:, :, None, None], low.alpha)
+
+
+def _add_updates(contents: Contents, kind: str, updates: Mapping[str, LowRank]) -> None:
+    for path, low in updates.items():
+        if path in contents.modules:
+            raise FormatError(f"the module {path} is there twice, alone and in another: remove one of the two")
+        contents.modules[path], contents.kinds[path] = low, kind
+
+
+def _magnitudes(name: str, module: Native, magnitude: Tensor, low: LowRank) -> dict[str, Tensor]:
+    """DoRA's magnitudes, by output (out, 1, *1), also written (out,), or by input (1, in, *1)."""
+    ones = [1] * (len(low.shape) - 2)
+    by_output, by_input = (low.shape[0], 1, *ones), (1, low.shape[1], *ones)
+    if magnitude.shape == by_output[:1] or magnitude.shape == by_output:
+        return split_vector(module, magnitude.view(by_output), low.shape[1])
+    if magnitude.shape == by_input:
+        return dict.fromkeys(module.paths, magnitude)
+    raise FormatError(
+        f"the module {name} has a magnitude {tuple(magnitude.shape)}, which fits neither the outputs nor the inputs of "
+        f"its update {tuple(low.shape)}: make the file again"
+    )
+
+
+def _embeddings(key: str, tensor: Tensor) -> Tensor:
+    """(n, dim), also of a single vector (dim,)."""
+    if tensor.ndim not in (1, 2) or tensor.numel() == 0 or not tensor.is_floating_point():
+        raise FormatError(f"{key} is {tuple(tensor.shape)}, which are no embeddings (n, dim): make the file again")
+    return tensor.view(-1, tensor.shape[-1])

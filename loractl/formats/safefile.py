@@ -44,18 +44,18 @@ DTYPES = {
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-_PICKLE = "is a pickle, which could run code when loaded: convert it to safetensors with the tool that made it"
+_PICKLE = (
+    "is a pickle, which could run code when loaded: convert it to safetensors with the tool that made it, or allow it, "
+    "and loractl takes the tensors alone"
+)
+PICKLES = (b"pk\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save writes a zip around one
 _HTML = "is a web page, not the file behind it: download the file itself"
 # What people have in hand instead of the file, by its first bytes in lower case.
 _IMPOSTORS = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository",
     b"<!doctype": _HTML,
     b"<html": _HTML,
-    b"pk\x03\x04": _PICKLE,  # torch.save writes a zip around one
-    b"\x80\x02": _PICKLE,
-    b"\x80\x03": _PICKLE,
-    b"\x80\x04": _PICKLE,
-    b"\x80\x05": _PICKLE,
+    **dict.fromkeys(PICKLES, _PICKLE),
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -118,11 +118,18 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], overwrite: bool = False
 ) -> None:
     """Writes a file whose bytes depend on the arguments alone. Wider dtypes come first, so all data are aligned."""
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     with replacing(path, overwrite) as file:
-        file.write(_header_bytes(ordered, metadata))
-        for _, tensor in ordered:
-            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        file.write(_header_bytes(_ordered(tensors), metadata))
+        for data in _data(tensors):
+            file.write(data)
+
+
+def hash_of(tensors: Mapping[str, Tensor]) -> str:
+    """The `data_hash` of the file that `write_tensors` would make of these tensors."""
+    digest = hashlib.sha256()
+    for data in _data(tensors):
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def data_hash(path: Path) -> str:
@@ -231,6 +238,16 @@ def _check_cover(entries: Mapping[str, Entry], data_size: int) -> None:
         reached = entry.end
     if reached != data_size:
         raise ValueError(f"its tensors take {reached} bytes and the file has {data_size}")
+
+
+def _ordered(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    return sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+
+
+def _data(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+    """The bytes of each tensor, in the order of the file."""
+    for _, tensor in _ordered(tensors):
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _header_bytes(ordered: list[tuple[str, Tensor]], metadata: Mapping[str, str]) -> bytes:

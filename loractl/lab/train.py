@@ -43,7 +43,7 @@ OTHER_WORDS = ("photo", "painting", "style", "in", "the", "this", "small", "larg
 
 AUTOENCODER = Stage("autoencoder", steps=4000, batch=16, lr=3e-3)
 READER = Stage("reader", steps=1200, batch=64, lr=2e-3, weight_decay=1e-2)
-DENOISER = Stage("denoiser", steps=10000, batch=32, lr=1e-3, weight_decay=1e-2)
+DENOISER = Stage("denoiser", steps=12000, batch=32, lr=1e-3, weight_decay=1e-2)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,20 @@ class Adapter:
 
     The component is the pipeline's own name for the part ("unet", "transformer", "text_encoder", "text_encoder_2").
     `metadata` is what the file said about itself, as strings.
+
+    What is no update of a weight matrix stands beside the modules, under paths of the same kind:
+    `tokens`: component and token ("text_encoder.<s1>") → learned embeddings (n, dim);
+    `vectors`: component and parameter ("unet.conv_in.bias") → the difference of a bias or a norm (n,);
+    `magnitudes`: module → DoRA's magnitudes (Liu et al. 2024), (out, 1, *1) or, by input, (1, in, *1).
+    `notes` say what a person should know of the way the file was read.
     """
 
     modules: Mapping[str, LowRank]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:

@@ -1,5 +1,10 @@
-"""One module's low-rank update: ΔW = (alpha / rank) · up · down (Hu et al. 2021, LoRA, section 4.1)."""
+"""One module's low-rank update: ΔW = (alpha / rank) · up · down (Hu et al. 2021, LoRA, section 4.1).
 
+Other parametrizations are low-rank updates too, of another rank, and the functions below say of which: each result has
+exactly the ΔW of its definition. Where that rank would be full, ΔW itself becomes one factor and I the other.
+"""
+
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,3 +40,45 @@ class LowRank:
 
     def to(self, dtype: torch.dtype) -> "LowRank":
         return replace(self, down=self.down.to(dtype), up=self.up.to(dtype))
+
+
+def factored(up: Tensor, down: Tensor, scale: float = 1.0) -> LowRank:
+    """ΔW = scale · up · down, for up (out, r) and down (r, in, *k)."""
+    return LowRank(down, up.reshape(*up.shape, *[1] * (down.ndim - 2)), scale * len(down))
+
+
+def dense(delta: Tensor) -> LowRank:
+    """ΔW (out, in, *k) itself, of rank min(out, in·k): one factor is the identity."""
+    flat = delta.flatten(1)
+    out, inner = flat.shape
+    if out <= inner:
+        return factored(torch.eye(out, dtype=delta.dtype), delta)
+    return factored(flat, torch.eye(inner, dtype=delta.dtype).view(inner, *delta.shape[1:]))
+
+
+def tucker(up: Tensor, mid: Tensor, down: Tensor) -> LowRank:
+    """ΔW = mid ×₁ up ×₂ down for up (out, r), mid (r, s, *k), down (s, in); of rank r (Yeh et al. 2023, LyCORIS)."""
+    return factored(up, torch.einsum("rs...,si->ri...", mid, down))
+
+
+def hadamard(a: LowRank, b: LowRank) -> LowRank:
+    """ΔW = ΔW_a ∘ ΔW_b, of rank r_a · r_b: the columns multiply pair by pair (Hyeon-Woo et al. 2021, FedPara)."""
+    rank = a.rank * b.rank
+    if rank >= _full_rank(a.shape):
+        return dense(a.delta() * b.delta())
+    up = torch.einsum("oi,oj->oij", a.up.flatten(1), b.up.flatten(1)).flatten(1)
+    down = torch.einsum("in,jn->ijn", a.down.flatten(1), b.down.flatten(1)).reshape(rank, *a.shape[1:])
+    return factored(up, down, a.scale * b.scale)
+
+
+def kronecker(a: LowRank, b: LowRank) -> LowRank:
+    """ΔW = ΔW_a ⊗ ΔW_b for linear a, of rank r_a · r_b (Yeh et al. 2023, LyCORIS): (out_a·out_b, in_a·in_b, *k)."""
+    rank = a.rank * b.rank
+    up = torch.einsum("ai,bj->abij", a.up, b.up.flatten(1)).reshape(-1, rank)
+    down = torch.einsum("im,jn...->ijmn...", a.down, b.down).reshape(rank, -1, *b.shape[2:])
+    product = factored(up, down, a.scale * b.scale)
+    return product if product.rank < _full_rank(product.shape) else dense(product.delta())
+
+
+def _full_rank(shape: torch.Size) -> int:
+    return min(shape[0], math.prod(shape[1:]))

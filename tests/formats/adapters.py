@@ -63,6 +63,13 @@ def distance(a: Adapter, b: Adapter) -> float:
     )
 
 
+def are_equal(a: Adapter, b: Adapter) -> bool:
+    """Whether two adapters have the same modules, with the same factors and alphas."""
+    pairs = [(a.modules[path], b.modules[path]) for path in a.modules if path in b.modules]
+    same = (x.alpha == y.alpha and torch.equal(x.down, y.down) and torch.equal(x.up, y.up) for x, y in pairs)
+    return a.modules.keys() == b.modules.keys() and all(same)
+
+
 def relative(a: Tensor, b: Tensor) -> float:
     assert a.shape == b.shape
     return float((a - b).norm() / b.norm())

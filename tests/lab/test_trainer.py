@@ -48,5 +48,6 @@ def test_every_stage_of_the_recipe_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert {"model_index.json", "unet", "vae", "text_encoder", "tokenizer"} <= {
         path.name for path in tmp_path.iterdir()
     }
-    logits = load_reader(tmp_path / "reader.safetensors")(torch.zeros(1, 3, 64, 64))
+    pictures = torch.zeros(1, 3, 64, 64)
+    logits = load_reader(tmp_path / "reader.safetensors")(pictures)
     assert {name: value.shape[1] for name, value in logits.items()} == {n: len(v) for n, v in ATTRIBUTES.items()}

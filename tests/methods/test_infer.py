@@ -63,7 +63,7 @@ def test_a_job_writes_pictures_that_say_how_they_were_made(tmp_path: Path) -> No
     outcome, _ = run_job(JOBS / "infer.toml", tmp_path / "out", *settings)
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert len(names) == 9 and "sheet.png" in names
-    assert "0000-a-picture-of-a-red-critter-with-horns-in-the-snow-s1.png" in names
+    assert names[0].startswith("0000-a-picture-of-a-red-critter-with-horns-in-the-") and names[0].endswith("-s1.png")
     first = Image.open(next(path for path in outcome.files.values() if path.name.startswith("0000")))
     said = json.loads(first.info["loractl"])
     assert said["seed"] == 1 and said["adapters"] == {"strong": 0.5} and said["steps"] == 2

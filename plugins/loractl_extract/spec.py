@@ -1,0 +1,26 @@
+"""What an extracting job may say."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from loractl.specs import InputPath, OutputSection, Spec
+
+
+class FileSection(OutputSection):
+    format: Literal["diffusers", "kohya"] = Field("diffusers", description="the form of the file")
+    dtype: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="precision of the saved factors")
+
+
+class ExtractSpec(Spec):
+    method: Literal["extract"] = Field("extract", description="which method runs the job")
+    model: InputPath = Field(
+        description="a diffusers folder or a .safetensors file that was saved with an adapter on or beside its weights"
+    )
+    adapter: str | None = Field(None, description="which adapter, where the model has several")
+    alpha: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="alpha of the modules, if it is not stored; by default the rank"
+    )
+    output: FileSection = Field(FileSection(), description="where the result goes, and in which form")
+
+    writes_file = True

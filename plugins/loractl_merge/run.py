@@ -1,0 +1,106 @@
+"""Carries out a merging job: read, weigh, combine, truncate, write."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from torch import Tensor
+
+from loractl.device import PRECISIONS
+from loractl.errors import MismatchError
+from loractl.events import Emit, Facts, Progress, Wrote
+from loractl.formats.lineage import Parent, child_of, read_parents, renamed
+from loractl.inject.targets import matches
+from loractl.method import Outcome
+from loractl.tensors import means, prune
+from loractl.tensors.algebra import align, combine, gram, scaled, weighted
+from loractl.tensors.lowrank import LowRank
+from loractl.tensors.threads import one_thread
+from loractl.tensors.truncate import Decomposed, Size, captured, choose_ranks, decompose, decompose_dense, truncate
+from loractl_merge.blocks import block_of, factors
+from loractl_merge.spec import MergeInput, MergeSpec
+
+Modules = Mapping[str, LowRank]
+
+
+@one_thread()
+def run(spec: MergeSpec, emit: Emit) -> Outcome:
+    read = read_parents([use.path for use in spec.adapters], emit, with_tokens=True)
+    parents = [renamed(parent, use.rename) for parent, use in zip(read, spec.adapters, strict=True)]
+    adapters = [adjusted(parent, use) for parent, use in zip(parents, spec.adapters, strict=True)]
+    dtype = PRECISIONS.get(spec.output.dtype or "")
+    child = child_of(parents, spec.weights, spec.provenance(), spec.output.format, dtype)
+    modules, energy = merged(spec, adapters, child.dtype.itemsize, emit)
+    file = spec.destination()
+    child.save(file, modules, spec.output.overwrite)
+    emit(Facts("merge", facts(spec, parents, modules, energy)))
+    emit(Wrote(file, child.format))
+    parameters = sum(low.down.numel() + low.up.numel() for low in modules.values())
+    numbers = {"modules": len(modules), "parameters": parameters, "tokens": len(child.tokens), "energy": energy}
+    return Outcome({child.format: file}, numbers)
+
+
+def adjusted(parent: Parent, use: MergeInput) -> dict[str, LowRank]:
+    """The adapter with its factors by block and by pattern; MismatchError when they touch no module."""
+    by_block = factors(use.vector) if use.vector else {}
+    if by_block and not any(map(block_of, parent.modules)):
+        raise MismatchError(f"{use.path} has no module in a block of a UNet: remove its block weights")
+    for pattern in use.layers:
+        if not any(matches(path, pattern) for path in parent.modules):
+            raise MismatchError(f"{use.path} has no module {pattern}: correct the pattern or remove it")
+    return {path: scaled(low, _factor(path, by_block, use.layers)) for path, low in parent.modules.items()}
+
+
+def merged(spec: MergeSpec, adapters: Sequence[Modules], itemsize: int, emit: Emit) -> tuple[dict[str, LowRank], float]:
+    """The merged modules, and the share of the exact result's squared norm that truncation left."""
+    parameters = None if spec.budget_mb is None else int(spec.budget_mb * 1e6) // itemsize
+    size = Size(spec.rank, spec.energy, spec.ratio, parameters)
+    if spec.algorithm in prune.RULES:
+        decomposed = pruned(spec, adapters, emit)
+    else:
+        modules = combined(spec, adapters)
+        if size == Size():
+            return modules, 1.0
+        decomposed = {path: decompose(low) for path, low in modules.items()}
+    ranks = choose_ranks(decomposed, size)
+    return truncate(decomposed, ranks), captured(decomposed, ranks)
+
+
+def combined(spec: MergeSpec, adapters: Sequence[Modules]) -> dict[str, LowRank]:
+    """Σ cᵢ·ΔWᵢ, exact; the coefficients are the weights, or follow from each module's inner products."""
+    if spec.algorithm == "sum":
+        modules = combine(adapters, spec.weights)
+    else:
+        rule = means.RULES[spec.algorithm]
+        rows = align(adapters)
+        modules = {path: weighted(parts, rule(gram(parts), spec.weights)) for path, parts in rows.items()}
+        modules = {path: low for path, low in modules.items() if low.alpha}
+    if not modules:
+        raise MismatchError("nothing is left of the adapters with these weights: change them")
+    return modules
+
+
+def pruned(spec: MergeSpec, adapters: Sequence[Modules], emit: Emit) -> dict[str, Decomposed]:
+    """The SVD of each module's merged ΔW, formed one at a time."""
+    rows = align(adapters)
+    decomposed = {}
+    for done, (path, parts) in enumerate(rows.items(), start=1):
+        decomposed[path] = decompose_dense(_pruned(spec, path, [low.delta() for low in parts]))
+        emit(Progress(spec.algorithm, done, len(rows)))
+    return decomposed
+
+
+def facts(spec: MergeSpec, parents: Sequence[Parent], modules: Modules, energy: float) -> dict[str, object]:
+    weights = {f"{i}: {each.path.name}": w for i, (each, w) in enumerate(zip(parents, spec.weights, strict=True), 1)}
+    ranks = sorted({low.rank for low in modules.values()})
+    said = {"modules": len(modules), "ranks": ", ".join(map(str, ranks)), "energy kept": energy}
+    return {"algorithm": spec.algorithm, **({} if spec.algorithm == "stock" else weights), **said}
+
+
+def _factor(path: str, by_block: Mapping[str, float], layers: Mapping[str, float]) -> float:
+    by_pattern = [factor for pattern, factor in layers.items() if matches(path, pattern)]
+    return prod([by_block.get(block_of(path) or "", 1.0), *by_pattern[-1:]])
+
+
+def _pruned(spec: MergeSpec, path: str, deltas: Sequence[Tensor]) -> Tensor:
+    generator = prune.generator_for(spec.seed, path)
+    return prune.RULES[spec.algorithm](deltas, spec.weights, spec.density, generator)

@@ -1,0 +1,150 @@
+"""kohya's and ComfyUI's names mean one module each, for every module of the full-size models, and fused weights come
+apart and together exactly.
+"""
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from torch import nn
+
+from loractl.errors import MismatchError
+from loractl.formats.names import flatten
+from loractl.formats.natives import Native, find, find_own, fuse, natives, split
+from loractl.formats.sgm import from_flat_sgm, from_sgm, to_sgm
+from loractl.tensors.adapter import Adapter
+from loractl.tensors.lowrank import LowRank
+from tests.formats.adapters import distance, random_update
+from tests.formats.test_names import UNETS, layers
+
+SD3_MEDIUM = {  # stabilityai/stable-diffusion-3-medium-diffusers, transformer/config.json
+    "num_layers": 24,
+    "attention_head_dim": 64,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "caption_projection_dim": 1536,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 192,
+    "sample_size": 128,
+    "out_channels": 16,
+}
+SD35_MEDIUM = {**SD3_MEDIUM, "dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm"}
+FLUX_DEV = {"guidance_embeds": True}  # the defaults of the class are Flux-dev's: 19 + 38 blocks of 24 heads of 128
+
+
+def transformer(name: str) -> nn.Module:
+    with torch.device("meta"):
+        if name == "flux":
+            return FluxTransformer2DModel(**FLUX_DEV)
+        return SD3Transformer2DModel(**(SD3_MEDIUM if name == "sd3" else SD35_MEDIUM))
+
+
+@pytest.mark.parametrize(("name", "native", "count"), [("sd3", 245, 341), ("sd3.5", 271, 393), ("flux", 314, 504)])
+def test_every_layer_of_a_transformer_has_one_native_name(name: str, native: int, count: int) -> None:
+    paths = [f"transformer.{path}" for path in layers(transformer(name))]
+    found = natives(paths, name.removesuffix(".5"))
+    assert None not in found.values()
+    parts = [path for module in found.values() if module for path in module.paths]
+    assert sorted(parts) == sorted(paths)
+    assert (len(found), len(paths)) == (native, count)
+    assert all(find(key) == module == find(flatten(key), flat=True) for key, module in found.items())
+    assert len({flatten(key) for key in found}) == len(found)
+    for path in paths:
+        own = path.removeprefix("transformer.")
+        assert find_own(own) == find_own(flatten(own), flat=True) == Native((path,))
+
+
+def test_every_layer_of_sdxl_has_one_native_name() -> None:
+    with torch.device("meta"):
+        paths = layers(UNet2DConditionModel(**UNETS["SDXL"]))
+    names = {path: to_sgm(path) for path in paths}
+    assert None not in names.values()
+    assert len({flatten(name) for name in names.values() if name}) == len(paths) == 794
+    assert [from_sgm(names[path] or "") for path in paths] == paths
+    assert [from_flat_sgm(flatten(names[path] or "")) for path in paths] == paths
+    assert names["down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k"] == (
+        "input_blocks.4.1.transformer_blocks.0.attn1.to_k"
+    )
+    assert names["up_blocks.0.attentions.1.proj_in"] == "output_blocks.1.1.proj_in"
+    assert names["up_blocks.1.upsamplers.0.conv"] == "output_blocks.5.2.conv"
+
+
+@pytest.mark.parametrize("name", ["SD 1.5", "SD 2.1"])
+def test_native_names_of_the_first_models_are_read(name: str) -> None:
+    """As in checkpoints, where the first upsampler has no attention before it."""
+    assert from_sgm("output_blocks.2.1.conv") == "up_blocks.0.upsamplers.0.conv"
+    with torch.device("meta"):
+        paths = [path for path in layers(UNet2DConditionModel(**UNETS[name])) if "add_embedding" not in path]
+    assert [from_sgm(to_sgm(path) or "") for path in paths] == paths
+
+
+@pytest.mark.parametrize(
+    "name", ["double_blocks.{}.img_attn.qkv", "double_blocks.0.nothing", "input_blocks.0.7", "", "1"]
+)
+def test_what_is_no_native_name_is_not_found(name: str) -> None:
+    assert find(name) is None
+    assert from_sgm(name) is None
+
+
+@pytest.mark.parametrize("present", [(0, 1, 2, 3), (0, 2), (3,)])
+def test_fused_updates_are_exact_both_ways(present: tuple[int, ...]) -> None:
+    module = find("single_blocks.7.linear1")
+    assert module
+    generator = torch.Generator().manual_seed(0)
+    parts = {
+        path: random_update((32 if path.endswith("proj_mlp") else 8, 8), 2 + n, 1.0 + n, generator)
+        for n, path in enumerate(module.paths)
+        if n in present
+    }
+    fused = fuse(module, parts)
+    assert fused.rank == sum(part.rank for part in parts.values())
+    rows = [8, 8, 8, 32]
+    blocks = torch.split(fused.delta(), rows)
+    for n, path in enumerate(module.paths):
+        wanted = parts[path].delta() if path in parts else torch.zeros(rows[n], 8)
+        torch.testing.assert_close(blocks[n], wanted)
+    back = split(module, fused)
+    assert {path: low.rank for path, low in back.items()} == {path: low.rank for path, low in parts.items()}
+    assert distance(Adapter(back), Adapter(parts)) < 1e-6
+    torch.testing.assert_close(fuse(module, back).delta(), fused.delta())
+
+
+def test_a_dense_fused_update_is_shared_out_by_rows() -> None:
+    module = find("joint_blocks.0.x_block.attn.qkv")
+    assert module
+    low = random_update((24, 8), 4, 2.0, torch.Generator().manual_seed(0))
+    parts = split(module, low)
+    assert torch.equal(torch.cat([parts[path].delta() for path in module.paths]), low.delta())
+
+
+def test_equal_parts_have_three_times_the_rank_and_alpha() -> None:
+    module = find("double_blocks.0.img_attn.qkv")
+    assert module
+    generator = torch.Generator().manual_seed(0)
+    parts = {path: random_update((8, 8), 4, 2.0, generator) for path in module.paths}
+    fused = fuse(module, parts)
+    assert (fused.rank, fused.alpha) == (12, 6.0)
+    assert torch.equal(fused.down, torch.cat([parts[path].down for path in module.paths]))
+    for path, low in split(module, fused).items():
+        assert torch.equal(low.up, parts[path].up)
+        assert (low.rank, low.alpha) == (4, 2.0)
+
+
+def test_scale_and_shift_change_places_in_a_modulation_of_two() -> None:
+    module = find("final_layer.adaLN_modulation.1")
+    assert module
+    low = LowRank(torch.ones(1, 2), torch.tensor([[1.0], [1.0], [2.0], [2.0]]), 1.0)
+    turned = split(module, low)["transformer.norm_out.linear"]
+    assert turned.up.flatten().tolist() == [2.0, 2.0, 1.0, 1.0]
+    assert torch.equal(fuse(module, {"transformer.norm_out.linear": turned}).up, low.up)
+    six = LowRank(torch.ones(1, 2), torch.arange(12.0).view(12, 1), 1.0)
+    assert find("double_blocks.0.img_mod.lin") is not None
+    assert torch.equal(
+        split(Native(("transformer.transformer_blocks.0.norm1.linear",), native=True), six).popitem()[1].up, six.up
+    )
+
+
+def test_parts_that_do_not_fit_together_are_not_fused() -> None:
+    module = find("double_blocks.0.img_attn.qkv")
+    assert module
+    with pytest.raises(MismatchError, match=r"attn\.to_q changes a weight \(7, 8\)"):
+        fuse(module, {module.paths[0]: LowRank(torch.ones(1, 8), torch.ones(7, 1), 1.0)})
