@@ -41,8 +41,9 @@ def main() -> None:
     parser.add_argument("weights", type=Path, nargs="?", default=LAB)
     parser.add_argument("--prompts", type=int, default=400)
     arguments = parser.parse_args()
-    print("\nattribute    named  read right  required")
-    for name, (count, share) in score(arguments.weights, arguments.prompts).items():
+    found = score(arguments.weights, arguments.prompts)
+    print("\rattribute    named  read right  required")
+    for name, (count, share) in found.items():
         required = f"{REQUIRED[name]:.2f} {'met' if share >= REQUIRED[name] else 'NOT met'}" if name in REQUIRED else ""
         print(f"{name:12} {count:5}  {share:10.3f}  {required}")
 
