@@ -179,6 +179,7 @@ def train_denoiser(rank: int, processes: int, out: Path, device: torch.device) -
         parts = {"unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler}
         nothing: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         vae = AutoencoderTiny.from_pretrained(out / "vae")
+        vae.register_to_config(_name_or_path="")  # a published file does not tell where it was made
         StableDiffusionPipeline(vae=vae, **parts, **nothing).to(dtype=torch.float16).save_pretrained(out)
 
 

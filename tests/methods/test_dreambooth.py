@@ -55,8 +55,12 @@ def test_class_pictures_are_reused(tmp_path: Path) -> None:
 
 
 def test_accumulated_batches_train_like_the_big_batch(tmp_path: Path) -> None:
-    whole, _ = run_subject(tmp_path / "whole", "train.batch_size=4", "output.dtype=fp32")
-    parts, _ = run_subject(tmp_path / "parts", "train.batch_size=2", "train.grad_accum=2", "output.dtype=fp32")
+    exact = (
+        "output.dtype=fp32",
+        "train.lr=1e-4",
+    )  # Adam makes large steps of the smallest gradients, rounding included
+    whole, _ = run_subject(tmp_path / "whole", *exact, "train.batch_size=4")
+    parts, _ = run_subject(tmp_path / "parts", *exact, "train.batch_size=2", "train.grad_accum=2")
     one, two = (load_file(outcome.files["diffusers"]) for outcome in (whole, parts))
     for key in one:
         torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=0)
