@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import NamedTuple
 
 RANK = 8
@@ -163,7 +163,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--part"]:
         PARTS[sys.argv[2]](Path(sys.argv[3]))
     else:
-        place = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+        place = Path(sys.argv[1] if len(sys.argv) > 1 else gettempdir())
         if shutil.disk_usage(place).free < NEEDED:
             sys.exit(f"{place} has less than {NEEDED / 1e9:.0f} GB free")
         with TemporaryDirectory(dir=place) as scratch:
