@@ -13,7 +13,7 @@ hookimpl = pluggy.HookimplMarker("loractl")
 
 
 @hookspec
-def register_methods() -> Sequence[Method[Any]]:  # type: ignore[empty-body]
+def register_methods() -> Sequence[Method[Any]]:  # type: ignore[empty-body]  # a hook has no body of its own
     """The methods this plugin offers. Called once, at start-up, so it must not import torch."""
 
 

@@ -22,6 +22,7 @@ from loractl.lines import KeyPath, key_lines
 from loractl.method import Method
 from loractl.problems import Place, did_you_mean, sentences
 from loractl.specs import Spec, default_job_name
+from loractl.template import toml_value
 
 S = TypeVar("S", bound=Spec)
 
@@ -84,7 +85,7 @@ def override(assignment: str) -> Layer:
     key, equals, value = assignment.partition("=")
     if not equals or not key.strip():
         raise JobError(place.says("", "should be KEY=VALUE, for example train.steps=400"))
-    for text in (f"{key} = {value}", f"{key} = {json.dumps(value, ensure_ascii=False)}"):
+    for text in (f"{key} = {value}", f"{key} = {toml_value(value)}"):
         try:
             return _layer(tomllib.loads(text), place, Path.cwd())
         except tomllib.TOMLDecodeError:

@@ -29,13 +29,13 @@ def template(spec: type[BaseModel], prefix: str = "", live: bool = True) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """A value on one line of TOML. JSON is TOML but for tables."""
+    """A value on one line of TOML. JSON is TOML but for tables and the character DEL, which TOML wants escaped."""
     if isinstance(value, dict):
         pairs = (f"{toml_value(key)} = {toml_value(item)}" for key, item in value.items())
         return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(toml_value, value))}]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def default_text(field: FieldInfo) -> str:

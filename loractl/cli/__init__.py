@@ -213,7 +213,7 @@ def diagnose(error: BaseException) -> tuple[int, tuple[str, ...]]:
 
 def _usage(error: BaseException) -> str:
     """A Typer usage error as one sentence, with where to read on."""
-    message = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
+    message = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]  # USAGE_ERROR has it
     command = getattr(getattr(error, "ctx", None), "command_path", "loractl")
     return f"{message} (see {command} --help)"
 

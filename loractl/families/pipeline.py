@@ -8,7 +8,7 @@ from loractl.errors import InputError, MismatchError
 from loractl.families.sd import StableDiffusion
 
 LAB = Path(__file__).parent.parent / "lab" / "weights"
-LAB_GUIDANCE = 4.0  # higher scales leave the range of its flat colors
+LAB_GUIDANCE = 4.0  # at 7 the reader sees eyes a little better, accents and feet a little worse
 
 
 def load_model(source: str, device: torch.device, dtype: torch.dtype, revision: str | None = None) -> StableDiffusion:

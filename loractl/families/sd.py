@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class StableDiffusion:
 
     @property
     def denoiser(self) -> nn.Module:
-        return self.pipeline.unet  # type: ignore[no-any-return]
+        return cast(nn.Module, self.pipeline.unet)
 
     @property
     def components(self) -> dict[str, nn.Module]:
@@ -92,8 +92,8 @@ class StableDiffusion:
             truncation=True,
             return_tensors="pt",
         )
-        return self.pipeline.text_encoder(tokens.input_ids.to(self.device))[0]  # type: ignore[no-any-return]
+        return cast(Tensor, self.pipeline.text_encoder(tokens.input_ids.to(self.device))[0])
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
         """The denoiser's output for x_t (n, c, h, w) at timesteps t (n,)."""
-        return self.pipeline.unet(noisy, t, conditioning).sample  # type: ignore[no-any-return]
+        return cast(Tensor, self.pipeline.unet(noisy, t, conditioning).sample)

@@ -98,7 +98,7 @@ def load_adapter(path: Path, paths: Iterable[str] = (), *, allow_pickle: bool = 
 def save_adapter(
     path: Path,
     adapter: Adapter,
-    format: FormatName,  # noqa: A002
+    format: FormatName,
     *,
     dtype: torch.dtype = torch.float16,
     name: str,

@@ -76,7 +76,7 @@ def child_of(
     parents: Sequence[Parent],
     weights: Sequence[float],
     provenance: Mapping[str, str],
-    format: FormatName | None = None,  # noqa: A002
+    format: FormatName | None = None,
     dtype: torch.dtype | None = None,
 ) -> Child:
     """By default the first parent's format (diffusers where we can't write that) and the widest precision of any.

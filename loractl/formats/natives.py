@@ -142,7 +142,7 @@ def split(native: Native, low: LowRank) -> dict[str, LowRank]:
     """
     if len(native.paths) == 1:
         return {native.paths[0]: _turned(native, low)}
-    rows = low.up.split(_sizes(native, low.shape))  # type: ignore[no-untyped-call]
+    rows = low.up.split(_sizes(native, low.shape))
     kept = {path: part.flatten(1).any(dim=0) for path, part in zip(native.paths, rows, strict=True)}
     if not any(used.any() for used in kept.values()):
         kept = {path: torch.ones_like(used) for path, used in kept.items()}
@@ -156,7 +156,7 @@ def split(native: Native, low: LowRank) -> dict[str, LowRank]:
 def split_vector(native: Native, vector: Tensor, width: int) -> dict[str, Tensor]:
     """A tensor of rows (out, …), shared out among the parts; `width` is the module's number of inputs."""
     sizes = _sizes(native, torch.Size([len(vector), width])) if len(native.paths) > 1 else [len(vector)]
-    return dict(zip(native.paths, vector.split(sizes), strict=True))  # type: ignore[no-untyped-call]
+    return dict(zip(native.paths, vector.split(sizes), strict=True))
 
 
 def fuse(native: Native, parts: Mapping[str, LowRank]) -> LowRank:
@@ -177,7 +177,7 @@ def fuse(native: Native, parts: Mapping[str, LowRank]) -> LowRank:
         for path, size in sizes.items()
     ]
     downs = [parts[path].down for path in native.paths if path in parts]
-    return factored(torch.block_diag(*ups), torch.cat(downs), scale)  # type: ignore[no-untyped-call]
+    return factored(torch.block_diag(*ups), torch.cat(downs), scale)
 
 
 def _turned(native: Native, low: LowRank) -> LowRank:

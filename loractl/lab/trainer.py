@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import torch
@@ -71,7 +72,7 @@ class Trainer:
                 group["lr"] = self.stage.rate(self.step)
             value = loss(random_stream(self.stage.name, self.step))
             self.optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             average_gradients(self.parameters)
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
@@ -97,8 +98,8 @@ class Trainer:
         torch.save(state | {"optimizer": self.optimizer.state_dict()}, self.file.with_suffix(".tmp"))
         self.file.with_suffix(".tmp").replace(self.file)
 
-    def _restore(self, state: dict[str, object]) -> None:
-        self.step = int(state["step"])  # type: ignore[call-overload]
-        self.modules.load_state_dict(state["modules"])  # type: ignore[arg-type]
-        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
-        self.average = list(state["average"])  # type: ignore[call-overload]
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step = int(state["step"])
+        self.modules.load_state_dict(state["modules"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average = list(state["average"])

@@ -73,7 +73,7 @@ def _accumulate(loss: Loss, step: int, times: int) -> Tensor:
     values = []
     for part in range(times):
         value = loss(step, part) / times
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         values.append(value.detach())
     return torch.stack(values).sum()
 

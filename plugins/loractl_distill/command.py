@@ -14,7 +14,7 @@ def distill(
     base: Annotated[Path, Argument(help="the model it was tuned from", show_default=False)],
     rank: Annotated[int | None, Option(help="rank of every module, or with --energy the largest allowed")] = None,
     energy: Annotated[float | None, Option(help="the smallest rank that holds this share of ‖ΔW‖²")] = None,
-    format: Annotated[str | None, Option(help="diffusers or kohya")] = None,  # noqa: A002
+    format: Annotated[str | None, Option(help="diffusers or kohya")] = None,
     dtype: Annotated[str | None, Option(help="fp16, bf16 or fp32")] = None,
     device: Annotated[str | None, Option(help="cpu or cuda")] = None,
     name: Annotated[str, Option(help="names the adapter")] = "distilled",

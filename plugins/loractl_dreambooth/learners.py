@@ -137,7 +137,8 @@ class FullLearner:
         for name, network in self.networks.items():
             temporary, final = folder / f".{name}.tmp", folder / name
             trained_dtype = next(network.parameters()).dtype
-            network.to(PRECISIONS[self.spec.output.dtype]).save_pretrained(temporary)  # type: ignore[operator]
+            saved: Any = network.to(PRECISIONS[self.spec.output.dtype])  # a diffusers or transformers model
+            saved.save_pretrained(temporary)
             network.to(trained_dtype)
             shutil.rmtree(final, ignore_errors=True)
             temporary.replace(final)

@@ -13,7 +13,7 @@ def extract(
     model: Annotated[Path, Argument(help="a diffusers folder or a .safetensors file", show_default=False)],
     adapter: Annotated[str | None, Option(help="which adapter, where the model has several")] = None,
     alpha: Annotated[float | None, Option(help="alpha, if it is not stored; by default the rank")] = None,
-    format: Annotated[str | None, Option(help="diffusers or kohya")] = None,  # noqa: A002
+    format: Annotated[str | None, Option(help="diffusers or kohya")] = None,
     dtype: Annotated[str | None, Option(help="fp16, bf16 or fp32")] = None,
     name: Annotated[str, Option(help="names the adapter")] = "extracted",
     out: Annotated[Path | None, Option(help="the file to write")] = None,

@@ -23,7 +23,7 @@ def interpolate(
     model: Annotated[str | None, Option(help='draws a contact sheet: "lab", a diffusers folder or a hub id')] = None,
     prompt: Annotated[list[str] | None, Option(help="what the contact sheet shows; may be given several times")] = None,
     seed: Annotated[list[int] | None, Option(help="of its pictures; may be given several times")] = None,
-    format: Annotated[  # noqa: A002
+    format: Annotated[
         str | None, Option(help="diffusers, kohya or cloneofsimo; by default that of the first adapter")
     ] = None,
     dtype: Annotated[str | None, Option(help="fp16, bf16 or fp32; by default the wider of the two")] = None,

@@ -29,7 +29,7 @@ def merge(
     ratio: Annotated[float | None, Option(help="singular values below this share of the largest go")] = None,
     budget_mb: Annotated[float | None, Option(help="megabytes that all factors may take")] = None,
     seed: Annotated[int | None, Option(help="of what dare drops")] = None,
-    format: Annotated[  # noqa: A002
+    format: Annotated[
         str | None, Option(help="diffusers, kohya or cloneofsimo; by default that of the first adapter")
     ] = None,
     dtype: Annotated[str | None, Option(help="fp16, bf16 or fp32; by default the widest of any adapter")] = None,

@@ -15,7 +15,7 @@ def resize(
     energy: Annotated[float | None, Option(help="share of each module's squared norm that is kept")] = None,
     ratio: Annotated[float | None, Option(help="singular values below this share of the largest go")] = None,
     budget_mb: Annotated[float | None, Option(help="megabytes that all factors may take")] = None,
-    format: Annotated[str | None, Option(help="diffusers, kohya or cloneofsimo; by default the adapter's")] = None,  # noqa: A002
+    format: Annotated[str | None, Option(help="diffusers, kohya or cloneofsimo; by default the adapter's")] = None,
     dtype: Annotated[str | None, Option(help="fp16, bf16 or fp32; by default that of the adapter")] = None,
     name: Annotated[str, Option(help="names the file")] = "resized",
     out: Annotated[Path | None, Option(help="the file to write")] = None,
