@@ -4,8 +4,10 @@
 
 Makes two random adapters of the 264 modules that kohya adapts, of ranks 8 and 16, in a temporary folder. Every row is
 a process of its own, on one thread, the least of three; where the machine is busy, compare CPU times. The other side is
-that algorithm, written here: the dense ΔW and a full SVD of it (svd_merge_lora.py, resize_lora.py), or, as in newer
-versions, torch.svd_lowrank. It is run on one module of each shape and multiplied, and it pays no imports and no files.
+that algorithm, written here. For the plain merge (merge_lora.py --concat) it is run whole, on the same two files, and
+begins with a part of what that script imports, whose share is told; its result is not the sum, and by how much is told
+too. For the SVDs it is the dense ΔW and a full SVD of it (svd_merge_lora.py, resize_lora.py), or, as in newer versions,
+torch.svd_lowrank; this is run on one module of each shape and multiplied, and it pays no imports and no files.
 """
 
 import os
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 
 RANKS = {"one": 8, "two": 16}
 NEW_RANK = 8
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 SUFFIXES = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 TEXT_SUFFIXES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
@@ -36,7 +39,7 @@ class Cost(NamedTuple):
 def once(*command: str) -> Cost:
     """What a command takes, as its own process: user and system time, peak memory."""
     began = time.perf_counter()
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{' '.join(command)} failed")
@@ -99,7 +102,53 @@ def peer(folder: Path) -> None:
     (folder / "peer.txt").write_text(f"{full} {quick}", encoding="utf-8")
 
 
-PARTS: dict[str, Callable[[Path], None]] = {"make": make, "peer": peer}
+def peer_merge(folder: Path) -> None:
+    """0.6 and 0.4 of the two files: `down` times w, `up` times |w|, both with the root of the alphas' ratio, side by
+    side; under the alpha of the first. The hash is of the tensors in fp32, as that script takes it.
+    """
+    import hashlib
+    import math
+
+    import torch
+    from diffusers import AutoencoderKL, StableDiffusionPipeline  # noqa: F401  # as its library/train_util.py does
+    from safetensors.torch import load_file, save, save_file
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+    (folder / "imports.txt").write_text(f"{time.process_time():.2f}", encoding="utf-8")
+    merged: dict[str, torch.Tensor] = {}
+    alphas: dict[str, float] = {}
+    for name, weight in (("one", 0.6), ("two", 0.4)):
+        tensors = {key: tensor.float() for key, tensor in load_file(folder / f"{name}.safetensors").items()}
+        own = {key.removesuffix(".alpha"): float(tensors[key]) for key in tensors if key.endswith(".alpha")}
+        alphas = own | alphas
+        for key in (key for key in tensors if not key.endswith(".alpha")):
+            module, _, part = key.partition(".")
+            scale = math.sqrt(own[module] / alphas[module]) * (abs(weight) if part.startswith("lora_up") else weight)
+            parts = ([merged[key]] if key in merged else []) + [tensors[key] * scale]
+            merged[key] = torch.cat(parts, dim=int(part.startswith("lora_up")))
+    merged |= {f"{module}.alpha": torch.tensor(alpha) for module, alpha in alphas.items()}
+    metadata = {"sshs_model_hash": hashlib.sha256(save(merged)).hexdigest()}
+    save_file({key: tensor.half() for key, tensor in merged.items()}, folder / "peer.safetensors", metadata)
+
+
+def error(folder: Path) -> None:
+    """Writes how far both merges are from the sum of the dense ΔW, relative to it."""
+    import torch
+
+    from loractl.formats import load_adapter
+
+    one, two, ours, theirs = (load_adapter(folder / f"{name}.safetensors").modules for name in ERROR_OF)
+    lost, size = torch.zeros(2, dtype=torch.float64), 0.0
+    for path in one:
+        exact = 0.6 * one[path].to(torch.float32).delta() + 0.4 * two[path].to(torch.float32).delta()
+        for index, found in enumerate((ours, theirs)):
+            lost[index] += (found[path].to(torch.float32).delta() - exact).square().sum()
+        size += float(exact.square().sum())
+    (folder / "error.txt").write_text(" ".join(f"{float(each / size) ** 0.5:.2g}" for each in lost), encoding="utf-8")
+
+
+ERROR_OF = ("one", "two", "out", "peer")
+PARTS: dict[str, Callable[[Path], None]] = {each.__name__: each for each in (make, peer, peer_merge, error)}
 
 
 def compare(folder: Path) -> None:
@@ -110,15 +159,21 @@ def compare(folder: Path) -> None:
     print(f"load average {os.getloadavg()[0]:.1f}", flush=True)
     start = measure(sys.executable, "-c", "import torch")
     merge = measure(*tool, "merge", one, two, "--alpha", "0.6", "--out", out, "--overwrite")
+    theirs = measure(*part, "peer_merge", str(folder))
+    once(*part, "error", str(folder))
+    exact, wrong = (folder / "error.txt").read_text(encoding="utf-8").split()
     resize = measure(*tool, "resize", two, "--rank", str(NEW_RANK), "--out", out, "--overwrite")
     once(*part, "peer", str(folder))
     full, quick = map(float, (folder / "peer.txt").read_text(encoding="utf-8").split())
     print(f"import torch                    {start}")
-    print(f"merge, exact                    {merge}")
+    print(f"merge, exact                    {merge}, {exact} from the sum")
+    imports = (folder / "imports.txt").read_text(encoding="utf-8")
+    print(f"merge_lora.py's way, --concat   {theirs}, {wrong} from the sum; its imports take {imports} s CPU")
     print(f"re-rank {RANKS['two']} to {NEW_RANK}                 {resize}")
     print(f"product + full SVD, no imports  {full:8.2f} s CPU")
     print(f"product + svd_lowrank, same     {quick:8.2f} s CPU, and not exact")
-    print(f"merge: {full / merge.cpu:.1f} times less CPU time than by full SVD, ", end="")
+    print(f"merge: {theirs.cpu / merge.cpu:.1f} times less CPU time than merge_lora.py's way, ", end="")
+    print(f"{full / merge.cpu:.1f} than by full SVD, ", end="")
     print(f"{merge.cpu / start.cpu:.2f} times as much as import torch")
     print(f"re-rank: {full / resize.cpu:.1f} times less CPU time than by full SVD, ", end="")
     print(f"{quick / resize.cpu:.1f} than by svd_lowrank; {resize.cpu / start.cpu:.2f} times as much as import torch")

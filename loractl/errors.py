@@ -50,6 +50,11 @@ class NumericsError(LoractlError):
     meaning = "the loss or the weights are not finite"
 
 
+class ScoreError(LoractlError):
+    exit_code = 8
+    meaning = "a score is below what the job asks for; the result is written all the same"
+
+
 class DiskFullError(LoractlError):
     exit_code = 74
     meaning = "the disk is full; the last good files are untouched"

@@ -16,6 +16,19 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Started(Event):
+    """The first event of a run: its resolved job as plain values, and the folder of its result."""
+
+    kind = "started"
+    job: Mapping[str, Any]
+    folder: Path
+
+    def trackers(self) -> tuple[str, ...]:
+        """Who the job wants to be told of every step."""
+        return tuple(self.job.get("log", {}).get("trackers", ()))
+
+
+@dataclass(frozen=True)
 class Note(Event):
     """Something a person should know; `level` is "info" or "warning"."""
 
@@ -42,6 +55,25 @@ class Progress(Event):
     done: int
     total: int
     numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Numbers(Event):
+    """What was measured at a step of training. Steps only grow; those of a resumed run begin where it goes on."""
+
+    kind = "numbers"
+    step: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Pictures(Event):
+    """A file of pictures was made after a step of training, 0 being before it; `what` is the same at every step."""
+
+    kind = "pictures"
+    step: int
+    path: Path
+    what: str
 
 
 @dataclass(frozen=True)

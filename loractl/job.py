@@ -61,6 +61,15 @@ def _build(spec: type[S], layers: Sequence[Layer], job: Place, folder: Path) -> 
         raise JobError(*sentences(failure, spec, values, places, job)) from None
 
 
+def adapter_use(text: str) -> dict[str, str | float]:
+    """FILE or FILE=WEIGHT, as the job's table. What follows the last = is a weight only if it is a number."""
+    path, equals, weight = text.rpartition("=")
+    try:
+        return {"path": path, "weight": float(weight)} if equals else {"path": text}
+    except ValueError:
+        return {"path": text}
+
+
 def spec_from_options(spec: type[S], values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> S:
     """What a method's command returns: the spec made of options given by dotted name; None means not given.
 

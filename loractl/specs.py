@@ -1,7 +1,8 @@
-"""What a job may say: the sections shared by the methods, as frozen Pydantic models that refuse unknown keys.
+"""What a job may say: the root and the sections that most methods share, as frozen models that refuse unknown keys.
 
-A method's spec is a subclass of `Spec` made of these. Everything that can be judged without torch is judged here, and
-a spec goes no further than its plugin's `run`. Relative paths of a job file are relative to its folder (`InputPath`).
+A method's spec is a subclass of `Spec` made of these and, where it trains, of those in `sections`. Everything that can
+be judged without torch is judged here, and a spec goes no further than its plugin's `run`. Relative paths of a job file
+are relative to its folder (`InputPath`).
 """
 
 import json
@@ -61,6 +62,11 @@ class AdapterOutputSection(OutputSection):
     dtype: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="precision of the saved factors")
 
 
+class FileOutputSection(OutputSection):
+    format: Literal["diffusers", "kohya"] = Field("diffusers", description="the form of the file")
+    dtype: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="precision of the saved factors")
+
+
 class ChildOutputSection(OutputSection):
     """Of an adapter made out of others, which are its parents."""
 
@@ -82,6 +88,7 @@ class Spec(Section):
 
     writes_file: ClassVar[bool] = False  # a method whose result is one file says True
     writes_nothing: ClassVar[bool] = False  # one that only tells what it finds says True
+    resumes: ClassVar[bool] = False  # one that goes on where an interrupted run of it stopped says True
 
     def destination(self) -> Path:
         """Where this job writes: a folder, or the one file."""
@@ -160,75 +167,8 @@ def _as_model(value: Any) -> Any:
 Model = Annotated[ModelSection, BeforeValidator(_as_model, json_schema_input_type=str | ModelSection)]
 
 
-class DataSection(Section):
-    path: InputPath = Field(description="the folder of training pictures, or one picture")
-    captions: Literal["prompt", "sidecar", "filename"] = Field(
-        "prompt", description="each picture's caption: subject.prompt, its own .txt file, or its file name"
-    )
-    repeats: Positive = Field(1, description="how often each picture is shown in an epoch")
-    resolution: Positive | None = Field(None, description="pixels of the shorter side; by default the model's own")
-    crop: Literal["center", "random"] = Field("center", description="what is cut from a picture that is not square")
-    flip: bool = Field(False, description="mirror half of the pictures, drawn anew at every step")
-    caption_dropout: float = Field(0.0, ge=0, le=1, description="share of steps that see an empty caption")
-    on_bad_image: Literal["error", "skip"] = Field("error", description="what to do with a file that can't be read")
-
-
-class SubjectSection(Section):
-    prompt: str = Field(min_length=1, description='names the subject with a rare token: "a photo of sks dog"')
-    class_prompt: str | None = Field(
-        None, min_length=1, description="the same sentence without the token; when present, prior preservation is on"
-    )
-
-
-class PriorSection(Section):
-    weight: Weight = Field(1.0, description="the weight of the class pictures' loss beside the subject's")
-    images: AnyPath | None = Field(
-        None, description="the folder of class pictures; missing ones are added (default: class/ of the output)"
-    )
-    num_images: Positive = Field(100, description="how many class pictures there shall be")
-
-
-class TargetSettings(Section):
-    rank: Positive | None = Field(None, description="rank of the modules that match")
-    alpha: float | None = Field(None, gt=0, description="alpha of the modules that match")
-
-
-class AdapterSection(Section):
-    kind: Literal["lora", "full"] = Field("lora", description="low-rank adapters, or the whole denoiser (large)")
-    rank: Positive = Field(16, description="columns of each low-rank factor")
-    alpha: float | None = Field(None, gt=0, description="ΔW is scaled by alpha / rank; by default alpha = rank")
-    targets: tuple[str, ...] | dict[str, TargetSettings] = Field(
-        ("attention",),
-        description="presets (attention, attention+geglu, extended) or patterns of the denoiser's dotted module paths; "
-        "as a table: pattern → rank and alpha",
-    )
-    text_encoder: bool = Field(False, description="adapt the text encoder's attention as well")
-    text_encoder_rank: Positive | None = Field(None, description="rank there; by default the denoiser's")
-
-
-class TrainSection(Section):
-    steps: Positive = Field(800, description="optimizer steps")
-    batch_size: Positive = Field(1, description="subject pictures per step; prior preservation doubles it")
-    grad_accum: Positive = Field(1, description="batches summed up for one optimizer step")
-    lr: Rate = Field(1e-4, description="learning rate of the denoiser's parameters")
-    text_encoder_lr: Rate | None = Field(None, description="learning rate of the text encoder's; by default lr / 20")
-    max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are scaled down to this norm")
-    snr_gamma: float | None = Field(None, gt=0, description="min-SNR loss weighting with this γ (Hang et al. 2023)")
-    deterministic: bool = Field(True, description="refuse operations whose result differs from run to run")
-
-
-class OptimizerSection(Section):
-    name: Literal["adamw"] = Field("adamw", description="AdamW with fp32 states")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the two moments")
-    weight_decay: Weight = Field(1e-2, description="decoupled weight decay")
-    eps: float = Field(1e-8, gt=0, description="added to the denominator")
-
-
-class ScheduleSection(Section):
-    name: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"] = Field(
-        "constant", description="learning-rate schedule, as diffusers defines it"
-    )
-    warmup_steps: int = Field(0, ge=0, description="steps in which the rate rises from zero")
+class DeviceSection(Section):
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the arithmetic is done; files need no GPU")
 
 
 class MemorySection(Section):
@@ -238,12 +178,9 @@ class MemorySection(Section):
     )
 
 
-class TrainMemorySection(MemorySection):
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of the frozen model and its arithmetic; auto: bf16 on a GPU that has it, else fp32"
-    )
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
-    cache_latents: bool = Field(True, description="encode every picture once, not at every step")
+class AdapterUse(Section):
+    path: InputPath = Field(description="the file of an adapter, of a learned token, or of both")
+    weight: Finite = Field(1.0, description="what its ΔW is multiplied by; may be negative; learned tokens have none")
 
 
 class SampleSection(Section):
@@ -259,13 +196,6 @@ class SampleSection(Section):
 class PromptedSampleSection(SampleSection):
     prompts: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="one row of pictures for each")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="one picture each")
-
-
-class EvalSection(Section):
-    metrics: tuple[Literal["lab"], ...] | None = Field(
-        None, description='what is measured after training; by default "lab" on the lab model and nothing elsewhere'
-    )
-    samples: Positive = Field(64, description="pictures sampled for each score")
 
 
 def default_job_name(path: Path) -> str:

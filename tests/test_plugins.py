@@ -140,7 +140,7 @@ def test_listeners_and_plugins_hear_every_event(installed: list[Entry]) -> None:
     assert [event for name, event in heard if name == "display"] == [Note("one"), Note("two")]
 
 
-def test_the_built_in_methods_are_installed_as_plugins_are() -> None:
+def test_the_built_in_methods_and_trackers_are_installed_as_plugins_are() -> None:
     found = {point.name for point in loractl.plugins.entry_points(group="loractl")}
-    assert {"dreambooth", "infer"} <= found
+    assert {"dreambooth", "infer", "tensorboard", "wandb"} <= found
     assert all(isinstance(point, EntryPoint) for point in loractl.plugins.entry_points(group="loractl"))

@@ -12,18 +12,8 @@ from loractl.events import Emit, Facts, Note, Progress, Wrote
 from loractl.job import spec_from_options
 from loractl.method import Method, Outcome
 from loractl.plugins import Plugins
-from loractl.specs import (
-    AdapterSection,
-    DataSection,
-    InputPath,
-    Model,
-    OptimizerSection,
-    SampleSection,
-    Section,
-    Spec,
-    SubjectSection,
-    TrainSection,
-)
+from loractl.sections import AdapterSection, DataSection, OptimizerSection, SubjectSection, TrainSection
+from loractl.specs import InputPath, Model, SampleSection, Section, Spec
 
 
 class Part(Section):

@@ -19,6 +19,7 @@ from rich.text import Text
 import loractl
 from loractl.cli.commands import Commands, Report
 from loractl.cli.display import Display, JsonLines, write_json
+from loractl.cli.earlier import changes
 from loractl.errors import (
     INTERRUPTED,
     TERMINATED,
@@ -29,7 +30,7 @@ from loractl.errors import (
     LoractlError,
     Terminated,
 )
-from loractl.events import Finished
+from loractl.events import Finished, Note, Started
 from loractl.job import dump_job
 from loractl.method import Outcome
 from loractl.plugins import BUILT_IN_COMMANDS, Plugins, load_plugins
@@ -130,15 +131,29 @@ def respond(answer: Answer, plugins: Plugins) -> int:
 
 
 def execute(spec: Spec, plugins: Plugins) -> Outcome:
-    """Runs a job and writes it, resolved, beside its result; refuses before torch is imported if a result is there."""
+    """Runs a job and writes it, resolved, beside its result; judges before torch is imported a result that is there."""
     spec = spec.resolved()
     if spec.is_done() and not spec.output.overwrite:
-        raise InputError(f"{spec.result()} is already there: choose another --out, or replace it with --overwrite")
+        return keep(spec, plugins)
+    plugins.emit(Started(spec.model_dump(mode="json", exclude_none=True), spec.record().parent))
+    if spec.resumes:
+        spec.record().unlink(missing_ok=True)  # while it is overwritten a result is not done
     outcome = plugins.methods[spec.method].run(spec, plugins.emit)
     if not spec.writes_nothing:
         write_whole(spec.record(), dump_job(spec))
     plugins.emit(Finished(outcome.files, outcome.numbers))
     return outcome
+
+
+def keep(spec: Spec, plugins: Plugins) -> Outcome:
+    """Leaves the result that is there alone: a method that resumes has nothing to add to its own, any other refuses."""
+    changed = changes(spec, plugins.methods)
+    if spec.resumes and changed == []:
+        plugins.emit(Note(f"already done: {spec.destination()}"))
+        return Outcome()
+    more = f"; and {len(changed) - 3} more" if changed and len(changed) > 3 else ""
+    other = f", made by another job ({'; '.join(changed[:3])}{more})" if changed else ""
+    raise InputError(f"{spec.result()} is already there{other}: choose another --out, or replace it with --overwrite")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -200,7 +215,8 @@ def fail(error: BaseException, as_json: bool) -> int:
 def diagnose(error: BaseException) -> tuple[int, tuple[str, ...]]:
     """Exit code and sentences for a failure; anything that is not ours to foresee is a bug."""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return (TERMINATED, ("terminated",)) if isinstance(error, Terminated) else (INTERRUPTED, ("interrupted",))
+        code, word = (TERMINATED, "terminated") if isinstance(error, Terminated) else (INTERRUPTED, "interrupted")
+        return code, (getattr(error, "resume", word),)  # training says how to go on
     if isinstance(error, USAGE_ERROR):
         return JobError.exit_code, (_usage(error),)
     known = error if isinstance(error, LoractlError) else _recognize(error)

@@ -1,6 +1,7 @@
 """The commands that are always there. Each returns a spec to carry out or a report to print, and does nothing else."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from loractl.cli.display import bars, number
 from loractl.errors import InputError, JobError
+from loractl.fields import fields
 from loractl.job import Layer, option, override, read_job
 from loractl.method import Method
 from loractl.plugins import Plugins
@@ -36,16 +38,24 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="PATH", help="where the result goes")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace a result that is already there")]
+MaxTime = Annotated[
+    str | None,
+    typer.Option("--max-time", metavar="TIME", help="stop at a checkpoint after this long: 90s, 15m, 2h or 1h30m"),
+]
 MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="a name that `loractl methods` lists")]
 OneMethod = Annotated[str | None, typer.Argument(metavar="METHOD", help="one method; all by default")]
 NewFile = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="write the job there, not to stdout")]
 AdapterFile = Annotated[Path, typer.Argument(metavar="FILE", help="an adapter's file")]
-
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="read .pt and .bin files as well: their tensors alone, never code")
+]
 AllModules = Annotated[bool, typer.Option("--modules", help="list every module with rank, alpha, shape and norm")]
 ForProgram = Annotated[
     str | None,
     typer.Option("--for", metavar="PROGRAM", help="what becomes of each key in comfyui, a1111, forge or diffusers"),
 ]
+
+LIMIT = "train.max_minutes"  # what --max-time sets
 
 
 class Commands:
@@ -54,9 +64,22 @@ class Commands:
     def __init__(self, plugins: Plugins) -> None:
         self.plugins = plugins
 
-    def run(self, job: JobFile, set_: Overrides = None, out: Out = None, overwrite: Overwrite = False) -> Spec:
-        """Carry out a job file."""
-        return read_job(job, self.plugins.methods, _layers(set_, out, overwrite))
+    def run(
+        self,
+        job: JobFile,
+        set_: Overrides = None,
+        out: Out = None,
+        overwrite: Overwrite = False,
+        max_time: MaxTime = None,
+    ) -> Spec:
+        """Carry out a job file; training that was interrupted goes on from its last checkpoint."""
+        layers = _layers(set_, out, overwrite)
+        spec = read_job(job, self.plugins.methods, layers)
+        if max_time is None:
+            return spec
+        if LIMIT not in dict(fields(type(spec))):
+            raise JobError(f"--max-time: the method {spec.method} can't go on from where it was stopped: leave it out")
+        return read_job(job, self.plugins.methods, [*layers, option("--max-time", LIMIT, minutes(max_time))])
 
     def check(self, job: JobFile, set_: Overrides = None, out: Out = None) -> Report:
         """Validate a job file and say what would run."""
@@ -90,14 +113,20 @@ class Commands:
         out.write_text(text, encoding="utf-8")
         return Report(f"wrote {out}", {"file": str(out)})
 
-    def show(self, file: AdapterFile, modules: AllModules = False, for_: ForProgram = None) -> Report:
+    def show(
+        self,
+        file: AdapterFile,
+        modules: AllModules = False,
+        for_: ForProgram = None,
+        allow_pickle: AllowPickle = False,
+    ) -> Report:
         """Say what an adapter file holds, or what another program makes of it."""
         from loractl.formats import report  # the one command that needs torch
 
         if for_ is not None:
-            told = report.prospects(file, for_)
+            told = report.prospects(file, for_, allow_pickle)
             return Report(_prospects(told), told)
-        found: dict[str, Any] = report.describe(file, modules)
+        found: dict[str, Any] = report.describe(file, modules, allow_pickle)
         table = Table(show_header=False, box=None, pad_edge=False)
         for name, value in found.items():
             text = bars(value) if name == "blocks" else _cell(value)
@@ -115,6 +144,15 @@ def _layers(overrides: list[str] | None, out: Path | None, overwrite: bool) -> l
     if out is not None:
         layers.append(option("--out", "output.path", out))
     return [*layers, option("--overwrite", "output.overwrite", True)] if overwrite else layers
+
+
+def minutes(text: str) -> float:
+    """1h30m → 90.0. Raises JobError for anything but hours, minutes and seconds, in this order."""
+    found = re.fullmatch(r"(?=.)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text, re.ASCII)
+    if found is None:
+        raise JobError(f'--max-time: should be like 90s, 15m, 2h or 1h30m, found the text "{text}"')
+    hours, whole, seconds = (int(part or 0) for part in found.groups())
+    return 60 * hours + whole + seconds / 60
 
 
 def _describe(method: Method[Any], source: str) -> dict[str, Any]:

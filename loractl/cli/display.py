@@ -12,7 +12,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from loractl.events import Event, Facts, Finished, Note, Progress, Wrote
+from loractl.events import Event, Facts, Finished, Note, Pictures, Progress, Wrote
 from loractl.hookspecs import hookimpl
 
 LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
@@ -48,6 +48,7 @@ class Display:
         shows: dict[str, Callable[[Any], None]] = {
             Facts.kind: self.facts,
             Progress.kind: self.progress,
+            Pictures.kind: self.pictures,
             Wrote.kind: self.wrote,
             Finished.kind: self.finished,
         }
@@ -65,6 +66,9 @@ class Display:
     def facts(self, facts: Facts) -> None:
         self.say(facts.title, "bold")
         self.table(facts.values)
+
+    def pictures(self, pictures: Pictures) -> None:
+        self.say(f"wrote {pictures.what} at step {pictures.step}: {pictures.path}")
 
     def wrote(self, wrote: Wrote) -> None:
         self.say(f"wrote {wrote.what}: {wrote.path}")

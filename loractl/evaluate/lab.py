@@ -1,48 +1,62 @@
-"""Scores of a run on the lab model: the class before training, the subject and the class after it."""
+"""The lab's judge: its reader says what a picture shows, and its features say how alike two are."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
 
-from loractl.data.images import read_picture, square
+from loractl.data.images import read_picture, square, to_tensor
+from loractl.evaluate.intervals import Comparison
+from loractl.evaluate.judges import Exam, Marks
+from loractl.evaluate.measures import cosine_distances, total_variation
 from loractl.lab.drawing import SIZE
 from loractl.lab.reader import load_reader, read
-from loractl.lab.scores import Reading, class_drift, common_subject, place_prompts, prompt_fidelity, subject_fidelity
+from loractl.lab.scores import (
+    DRIFTING,
+    common_subject,
+    place_in,
+    place_prompts,
+    subject_share,
+)
 
-Sampler = Callable[[Sequence[str], str], list[Image.Image]]  # (prompts, the stage's name) → a picture each
+
+class LabJudge:
+    """Every prompt is asked for in the lab's ten places in turn. Fidelity and drift are told from what the reader
+    reads, distances from its features, which also see where things stand.
+    """
+
+    def __init__(self, exam: Exam) -> None:
+        self.reader = load_reader()
+        held_out, training = ([_picture(path) for path in paths] for paths in (exam.held_out, exam.training))
+        self.subject = common_subject(read(self.reader, held_out)) if held_out else None
+        self.training = self._features(training) if training else None
+
+    def prompts(self, prompts: Sequence[str], count: int) -> list[str]:
+        return [prompt for prompt, _ in place_prompts(prompts, count)]
+
+    def mark(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Marks:
+        readings, features = read(self.reader, pictures), self._features(pictures)
+        subject = self.subject
+        places = [float(reading["background"] == place_in(p)) for reading, p in zip(readings, prompts, strict=True)]
+        return Marks(
+            None if subject is None else torch.tensor([subject_share(reading, subject) for reading in readings]),
+            torch.tensor(places),
+            cosine_distances(features, features),
+            None if self.training is None else cosine_distances(features, self.training).amin(1),
+        )
+
+    def compare(self, pictures: Sequence[Image.Image]) -> Comparison:
+        readings = read(self.reader, pictures)
+        return total_variation([[reading[name] for reading in readings] for name in DRIFTING])
+
+    @torch.inference_mode()
+    def _features(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """(n, d), rows of length 1."""
+        return normalize(self.reader.features(to_tensor(pictures)).flatten(1), dim=1)
 
 
-@dataclass(frozen=True)
-class LabScores:
-    """Measures with `samples` pictures a score; `prompt` names the subject, `class_prompt` its class."""
-
-    sampler: Sampler
-    pictures: Sequence[Path]
-    prompt: str
-    class_prompt: str | None
-    samples: int
-
-    def read_class(self, stage: str) -> list[Reading]:
-        """What the class prompt shows now, in all places."""
-        if self.class_prompt is None:
-            return []
-        return self._sample(place_prompts(self.class_prompt, self.samples), stage)
-
-    def after(self, class_before: Sequence[Reading]) -> dict[str, float]:
-        """The three scores; drift only where there is a class prompt."""
-        reader = load_reader()
-        subject = common_subject(read(reader, [square(read_picture(path), SIZE) for path in self.pictures]))
-        prompts = place_prompts(self.prompt, self.samples)
-        readings = self._sample(prompts, "subject samples")
-        scores = {
-            "subject_fidelity": subject_fidelity(readings, subject),
-            "prompt_fidelity": prompt_fidelity(readings, [place for _, place in prompts]),
-        }
-        if class_before:
-            scores["class_drift"] = class_drift(class_before, self.read_class("class samples after"))
-        return scores
-
-    def _sample(self, prompts: Sequence[tuple[str, str]], stage: str) -> list[Reading]:
-        return list(read(load_reader(), self.sampler([prompt for prompt, _ in prompts], stage)))
+def _picture(path: Path) -> Image.Image:
+    return square(read_picture(path), SIZE)

@@ -16,7 +16,7 @@ def load_model(source: str, device: torch.device, dtype: torch.dtype, revision: 
     family that is not known.
     """
     _quiet()
-    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+    from diffusers import DiffusionPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 
     where = str(LAB) if source == "lab" else source
     try:
@@ -24,7 +24,7 @@ def load_model(source: str, device: torch.device, dtype: torch.dtype, revision: 
     except OSError as error:
         reason = str(error).partition(". ")[0].partition("\n")[0]
         raise InputError(f"the model {source!r} is no folder here and the hub did not give it: {reason}") from error
-    if not isinstance(pipeline, StableDiffusionPipeline):
+    if not isinstance(pipeline, StableDiffusionPipeline | StableDiffusionInpaintPipeline):
         raise MismatchError(
             f"{source} is a {type(pipeline).__name__}; loractl trains Stable Diffusion 1.x and 2.x models"
         )

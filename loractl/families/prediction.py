@@ -1,10 +1,14 @@
-"""How a diffusion model's training target follows from its scheduler: the noise path, what is predicted, how steps
-weigh.
+"""How a diffusion model's training target follows from its scheduler: the noise path, and what is predicted.
 
-x_t = √ᾱ_t · x + √(1 − ᾱ_t) · ε, with ᾱ the scheduler's `alphas_cumprod` (Ho et al. 2020, equation 4).
+NoisePath: x_t = √ᾱ_t · x + √(1 − ᾱ_t) · ε, with ᾱ the scheduler's `alphas_cumprod` (Ho et al. 2020, equation 4).
+FlowPath:  x_t = (1 − σ) · x + σ · ε, a straight line (Liu et al. 2022; Esser et al. 2024, section 2).
+
+Both take times in [0, 1), from the clean picture to noise, and turn them into the model's own timesteps.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +33,20 @@ class NoisePath:
         return self.alphas_cumprod.shape[0]
 
     def to(self, device: torch.device) -> "NoisePath":
-        return NoisePath(self.alphas_cumprod.to(device), self.predicts)
+        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
+
+    def with_zero_terminal_snr(self) -> "NoisePath":
+        """The path that ends in pure noise, as sampling begins. MismatchError for a model that predicts ε."""
+        if self.predicts == "epsilon":
+            raise MismatchError(
+                "a zero terminal SNR needs a model that predicts v: to tell the noise from pure noise teaches nothing, "
+                "so switch it off"
+            )
+        return replace(self, alphas_cumprod=zero_terminal_snr(self.alphas_cumprod))
+
+    def timesteps(self, times: Tensor) -> Tensor:
+        """⌊times · T⌋, (n,)."""
+        return (times * self.steps).long().clamp(max=self.steps - 1)
 
     def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t for latents and noise (n, c, h, w) at timesteps t (n,)."""
@@ -50,19 +67,77 @@ class NoisePath:
         alphas = self.alphas_cumprod[t]
         return alphas / (1 - alphas)
 
-    def min_snr_weights(self, t: Tensor, gamma: float) -> Tensor:
-        """Loss weights (n,) for the target at hand (Hang et al. 2023, section 3.4): min(SNR, γ) over SNR for ε, over
-        SNR + 1 for v, and itself for x. Finite at SNR = 0."""
-        snr = self.snr(t)
-        if self.predicts == "epsilon":
-            return (gamma / snr).clamp(max=1.0)
-        return snr.clamp(max=gamma) / (snr + 1 if self.predicts == "v_prediction" else 1.0)
-
     def _coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        alphas = self.alphas_cumprod[t].view(-1, *[1] * (like.dim() - 1))
+        alphas = _spread(self.alphas_cumprod[t], like)
         return alphas.sqrt().to(like.dtype), (1 - alphas).sqrt().to(like.dtype)
 
 
-def noise_path(scheduler: Any) -> NoisePath:
-    """The path of a diffusers scheduler."""
-    return NoisePath(scheduler.alphas_cumprod.float().cpu(), scheduler.config.prediction_type)
+@dataclass(frozen=True)
+class FlowPath:
+    """Flow matching: the model's timestep is σ · T, a float, with σ shifted in training as it is in sampling."""
+
+    steps: int = 1000
+    shift: float = 1.0
+    predicts: str = "flow"
+
+    def to(self, device: torch.device) -> "FlowPath":  # noqa: ARG002  it has no tensors, and the place of a NoisePath
+        return self
+
+    def timesteps(self, times: Tensor) -> Tensor:
+        """T · s·u / (1 + (s − 1)·u) for times u (n,): Esser et al. 2024, section 5.3.2."""
+        return self.steps * self.shift * times / (1 + (self.shift - 1) * times)
+
+    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t for latents and noise (n, c, h, w) at timesteps t (n,)."""
+        sigma = _spread(t / self.steps, x).to(x.dtype)
+        return (1 - sigma) * x + sigma * noise
+
+    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:  # noqa: ARG002  the same at every timestep
+        """ε − x, the velocity of x_t as σ grows."""
+        return noise - x
+
+    def snr(self, t: Tensor) -> Tensor:
+        """((1 − σ) / σ)² at timesteps t (n,); infinite at σ = 0."""
+        sigma = t / self.steps
+        return ((1 - sigma) / sigma).square()
+
+
+DiffusionPath = NoisePath | FlowPath
+
+
+def noise_path(scheduler: Any, tokens: int | None = None) -> DiffusionPath:
+    """The path of a diffusers scheduler.
+
+    Some flow models are sampled with a shift that grows with the picture: `tokens` is the picture's length as the
+    denoiser sees it, and without it the longest that the scheduler knows, which is the model's own resolution.
+    """
+    config = scheduler.config
+    if "shift" in config:
+        return FlowPath(config.num_train_timesteps, _shift(config, tokens))
+    return NoisePath(scheduler.alphas_cumprod.float().cpu(), config.prediction_type)
+
+
+def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """ᾱ (T,) with √ᾱ moved and stretched so that it ends at exactly 0 and begins where it began (Lin et al. 2023,
+    "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1).
+    """
+    root = alphas_cumprod.sqrt()
+    first, last = root[0], root[-1]
+    return ((root - last) * (first / (first - last))).square()
+
+
+_TIME_SHIFTS: Mapping[str, Callable[[float], float]] = {"exponential": math.exp, "linear": float}
+
+
+def _shift(config: Any, tokens: int | None) -> float:
+    if not config.use_dynamic_shifting:
+        return float(config.shift)
+    shortest, longest = config.base_image_seq_len, config.max_image_seq_len
+    share = ((tokens or longest) - shortest) / (longest - shortest)
+    mu = config.base_shift + share * (config.max_shift - config.base_shift)
+    return _TIME_SHIFTS[config.time_shift_type](mu)
+
+
+def _spread(values: Tensor, like: Tensor) -> Tensor:
+    """(n,) → (n, 1, …), to be multiplied with `like`."""
+    return values.view(-1, *[1] * (like.dim() - 1))

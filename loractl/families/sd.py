@@ -8,7 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from loractl.families.prediction import NoisePath, noise_path
+from loractl.errors import MismatchError
+from loractl.families.prediction import DiffusionPath, NoisePath, noise_path
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class StableDiffusion:
         return {"unet": self.pipeline.unet, "text_encoder": self.pipeline.text_encoder}
 
     @property
+    def tokenizers(self) -> dict[str, Any]:
+        """What splits a text into words, for each text encoder."""
+        return {"text_encoder": self.tokenizer}
+
+    @property
     def networks(self) -> dict[str, nn.Module]:
         return {**self.components, "vae": self.vae}
 
@@ -57,7 +63,7 @@ class StableDiffusion:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @cached_property
-    def path(self) -> NoisePath:
+    def path(self) -> DiffusionPath:
         return noise_path(self.scheduler).to(self.device)
 
     @property
@@ -65,28 +71,45 @@ class StableDiffusion:
         """The model's own picture size, in pixels."""
         return int(self.pipeline.unet.config.sample_size) * int(self.pipeline.vae_scale_factor)
 
+    @property
+    def is_inpainting(self) -> bool:
+        """Whether the denoiser sees a mask and the masked picture beside the noise."""
+        return int(self.pipeline.unet.config.in_channels) == 2 * int(self.vae.config.latent_channels) + 1
+
     def module_paths(self) -> list[str]:
         """Component and dotted path of every module that an adapter could name."""
         return [f"{name}.{path}" for name, part in self.components.items() for path, _ in part.named_modules() if path]
+
+    def end_in_pure_noise(self) -> None:
+        """Trains and samples along a path whose last step has no signal. MismatchError for a model that predicts ε."""
+        if not isinstance(self.path, NoisePath):
+            raise MismatchError("a flow model ends in pure noise as it is: leave noise.zero_terminal_snr out")
+        self.path = self.path.with_zero_terminal_snr()
+        config = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        self.scheduler = self.pipeline.scheduler = type(self.scheduler).from_config(self.scheduler.config, **config)
 
     def enable_gradient_checkpointing(self) -> None:
         self.pipeline.unet.enable_gradient_checkpointing()
 
     @torch.no_grad()
     def encode_pictures(self, pictures: Tensor) -> Posterior:
-        """Pictures (n, 3, height, width) in [-1, 1] → their posterior in the denoiser's scale."""
+        """Pictures (n, 3, height, width) in [-1, 1] → their posterior in the denoiser's scale.
+
+        Contiguous, as it will be when it comes from a file: arithmetic rounds otherwise in other memory layouts.
+        """
         encoded = self.vae.encode(pictures.to(self.device, self.vae.dtype))
         scale = self.vae.config.scaling_factor
         if hasattr(encoded, "latent_dist"):  # AutoencoderKL; AutoencoderTiny is deterministic
-            return Posterior(encoded.latent_dist.mean.float() * scale, encoded.latent_dist.std.float() * scale)
-        return Posterior(encoded.latents.float() * scale, None)
+            mean, spread = encoded.latent_dist.mean.float() * scale, encoded.latent_dist.std.float() * scale
+            return Posterior(mean.contiguous(), spread.contiguous())
+        return Posterior((encoded.latents.float() * scale).contiguous(), None)
 
     def encode_text(self, captions: Sequence[str]) -> Tensor:
         """Captions → conditioning (n, tokens, width). Gradients flow where the text encoder has parameters that
-        train.
+        train. A learned token of several vectors takes up several words, as when the pipeline makes a picture.
         """
         tokens = self.tokenizer(
-            list(captions),
+            self.pipeline.maybe_convert_prompt(list(captions), self.tokenizer),
             padding="max_length",
             max_length=self.tokenizer.model_max_length,
             truncation=True,

@@ -1,8 +1,9 @@
 """Adapter files: which format one has, reading it to an `Adapter`, writing it. A format is a module of this folder."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -25,7 +26,7 @@ from loractl.formats import (
 from loractl.formats.modules import Contents, Source
 from loractl.formats.pickles import is_pickle, read_pickle, write_embedding
 from loractl.formats.safefile import Header, data_hash, read_tensors, write_tensors
-from loractl.tensors.adapter import Adapter, content_hash
+from loractl.tensors.adapter import Adapter, content_hash, is_finite
 from loractl.tensors.lowrank import LowRank
 
 FormatName = Literal["diffusers", "kohya", "cloneofsimo", "a1111", "learned_embeds"]
@@ -76,23 +77,59 @@ def detect(header: Header) -> str:
     return _detect(header.path, {key: entry.shape for key, entry in header.entries.items()})
 
 
-def load_adapter(path: Path, paths: Iterable[str] = (), *, allow_pickle: bool = False, whole: bool = False) -> Adapter:
-    """The adapter in a file. `paths` are the module paths of its model, for names that cannot be read without them.
+@dataclass(frozen=True)
+class Loaded:
+    """A file that has been read: the name of its format, what it has, and what is understood of that."""
 
-    Differences of biases and norms (`Adapter.vectors`) are refused unless the caller asks for the `whole`.
-    """
-    name, source, contents = _load(path, paths, allow_pickle)
-    if contents.unknown:
-        raise FormatError(
-            f"{path} has the format {name!r}, but {len(contents.unknown)} of its keys are not understood, the first is "
-            f"{contents.unknown[0]}: the adapter is of another kind or for another model"
-        )
-    if contents.vectors and not whole:
-        raise FormatError(
-            f"{path} changes {len(contents.vectors)} biases and norms besides weights, the first is "
-            f"{min(contents.vectors)}, and this operation is for weights alone"
-        )
-    return contents.adapter(source.metadata)
+    path: Path
+    format: str
+    source: Source
+    contents: Contents
+
+    @property
+    def held(self) -> dict[str, int]:
+        """How many modules there are of each kind."""
+        return dict(sorted(Counter(self.contents.kinds.values()).items()))
+
+    def adapter(self, whole: bool = False) -> Adapter:
+        """All of the file. FormatError where something in it is no part of an adapter.
+
+        Differences of biases and norms (`Adapter.vectors`) are refused unless the caller asks for the `whole`.
+        """
+        contents = self.contents
+        for module, found in contents.foreign.items():
+            raise FormatError(
+                f"{self.path}: the module {module} is {found.reason}, so its ΔW cannot be known without the base model"
+            )
+        if contents.unknown:
+            raise FormatError(
+                f"{self.path} has the format {self.format!r}, but {len(contents.unknown)} of its keys are not "
+                f"understood, the first is {contents.unknown[0]}: the adapter is of another kind or for another model"
+            )
+        if contents.vectors and not whole:
+            raise FormatError(
+                f"{self.path} changes {len(contents.vectors)} biases and norms besides weights, the first is "
+                f"{min(contents.vectors)}, and this operation is for weights alone"
+            )
+        return contents.adapter(self.source.metadata)
+
+
+def load(path: Path, paths: Iterable[str] = (), *, allow_pickle: bool = False) -> Loaded:
+    """What is in a file. `paths` are the module paths of its model, for names that cannot be read without them."""
+    tensors, metadata = read_pickle(path) if allow_pickle and is_pickle(path) else read_tensors(path)
+    source = Source(path.stem, tensors, metadata, paths)
+    name = _detect(path, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    if name not in FORMATS:
+        return Loaded(path, name, source, Contents(unknown=sorted(tensors)))
+    try:
+        return Loaded(path, name, source, FORMATS[name].read(source))
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+
+
+def load_adapter(path: Path, paths: Iterable[str] = (), *, allow_pickle: bool = False, whole: bool = False) -> Adapter:
+    """The adapter in a file, as `Loaded.adapter` has it."""
+    return load(path, paths, allow_pickle=allow_pickle).adapter(whole)
 
 
 def save_adapter(
@@ -112,7 +149,7 @@ def save_adapter(
     parts = (adapter.modules, carried, adapter.tokens, adapter.vectors, adapter.magnitudes)
     tensors, metadata = WRITERS[format].write(Adapter(*parts), dtype, name)
     for key, tensor in tensors.items():
-        if not tensor.isfinite().all():
+        if not is_finite(tensor):
             raise NumericsError(f"{key} is not finite in {dtype}, so {path} was not written: try a wider dtype")
     if path.suffix != ".pt":
         write_tensors(path, tensors, metadata, overwrite)
@@ -123,14 +160,24 @@ def save_adapter(
 
 
 def inspect(path: Path, paths: Iterable[str] = (), *, allow_pickle: bool = False) -> dict[str, Any]:
-    """All there is to say about a file: every tensor belongs to a module or a token or is listed under "unknown"."""
-    name, source, contents = _load(path, paths, allow_pickle)
+    """What `describe` says of a file."""
+    return describe(load(path, paths, allow_pickle=allow_pickle))
+
+
+def describe(loaded: Loaded) -> dict[str, Any]:
+    """All there is to say about a file: each tensor belongs to a module, a vector or a token, or is listed by its key
+    under "foreign", with what it is, or under "unknown".
+    """
+    path, source, contents = loaded.path, loaded.source, loaded.contents
     adapter = contents.adapter(source.metadata)
+    foreign: dict[str, list[str]] = defaultdict(list)
+    for found in contents.foreign.values():
+        foreign[found.reason] += found.keys
     return {
-        "kind": "checkpoint" if name == "checkpoint" else "lora" if contents.modules else "embedding",
-        "format": name,
+        "kind": "checkpoint" if loaded.format == "checkpoint" else "embedding" if _is_embedding(contents) else "lora",
+        "format": loaded.format,
         "components": {component: _summary(adapter.component(component)) for component in adapter.components()},
-        "held": dict(sorted(Counter(contents.kinds.values()).items())),
+        "held": loaded.held,
         "tokens": {token: list(embeddings.shape) for token, embeddings in sorted(adapter.tokens.items())},
         "vectors": sorted(adapter.vectors),
         "parameters": adapter.parameters,
@@ -140,21 +187,9 @@ def inspect(path: Path, paths: Iterable[str] = (), *, allow_pickle: bool = False
         "data_hash": None if is_pickle(path) else data_hash(path),
         "metadata": dict(source.metadata),
         "notes": list(adapter.notes),
+        "foreign": {reason: sorted(keys) for reason, keys in sorted(foreign.items())},
         "unknown": contents.unknown,
     }
-
-
-def _load(path: Path, paths: Iterable[str], allow_pickle: bool) -> tuple[str, Source, Contents]:
-    """The format's name, what the file has, and what is understood of it."""
-    tensors, metadata = read_pickle(path) if allow_pickle and is_pickle(path) else read_tensors(path)
-    source = Source(path.stem, tensors, metadata, paths)
-    name = _detect(path, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
-    if name not in FORMATS:
-        return name, source, Contents(unknown=sorted(tensors))
-    try:
-        return name, source, FORMATS[name].read(source)
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
 
 
 def _detect(path: Path, shapes: Shapes) -> str:
@@ -168,6 +203,10 @@ def _detect(path: Path, shapes: Shapes) -> str:
         f"{path} has no adapter format that loractl knows ({first}): save it with the tool that made it in one of "
         f"{', '.join(FORMATS)}"
     )
+
+
+def _is_embedding(contents: Contents) -> bool:
+    return bool(contents.tokens) and not (contents.modules or contents.vectors or contents.foreign)
 
 
 def _summary(modules: Mapping[str, LowRank]) -> dict[str, Any]:

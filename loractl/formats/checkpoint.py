@@ -1,7 +1,7 @@
-"""Models on disk: where the weight of every linear layer and convolution of a diffusers folder or a single file is.
+"""Models on disk: where the weights and biases of the layers of a diffusers folder or a single file are.
 
-Nothing here holds a model: headers say where the weights are, and each is read alone when it is asked for. Paths are as
-in an `Adapter`, "unet.mid_block…to_q", whatever the layout calls them.
+Nothing here holds a model: headers say where the numbers are, and each tensor is read alone when it is asked for. Paths
+are as in an `Adapter`, "unet.mid_block…to_q", whatever the layout calls them.
 """
 
 import json
@@ -16,41 +16,69 @@ import torch
 from torch import Tensor
 
 from loractl.errors import FormatError, InputError
-from loractl.formats.ldm import Share, shares
+from loractl.formats.ldm import Share, places
 from loractl.formats.names import canonical
 from loractl.formats.safefile import DTYPES, Header, read_header, write_tensors
+from loractl.tensors.lowrank import LowRank
 
 # A file of weights or the index of several, in a component's folder; a plain one is no variant such as fp16.
 _ENTRANCE = re.compile(r"(?!.+-\d{5}-of-\d{5}\.).+\.safetensors(\.index(\.\w+)?\.json)?")
 _PLAIN = re.compile(r"[^.]+\.safetensors(\.index\.json)?")
 _COMPONENT = re.compile(r"unet|transformer(_\d)?|text_encoder(_\d)?")
 # Tables that are looked up: no factors of an update fit them.
-_LOOKED_UP = re.compile(r".*\.(token_embedding|position_embedding|embed_tokens|shared|relative_attention_bias)")
+_LOOKED_UP = re.compile(r".*\.(token_embedding|position_embedding|embed_tokens|shared|relative_attention_bias)\.weight")
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One module's weight: the rows of a file's tensor from `first` on, in the shape (out, in, *k)."""
+    """One parameter of a module: `rows` of a file's tensor, one after the other, in the shape (out, in, *k) or (n,).
+
+    Where it is `transposed` the whole tensor is (in, out).
+    """
 
     header: Header
     key: str
     shape: tuple[int, ...]
-    first: int = 0
+    rows: tuple[range, ...]
+    transposed: bool = False
 
     def read(self) -> Tensor:
-        return read_tensor(self.header, self.key)[self.first : self.first + self.shape[0]]
+        tensor = read_tensor(self.header, self.key)
+        if self.transposed:
+            return tensor.T
+        parts = [tensor[rows.start : rows.stop] for rows in self.rows]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def places(self, update: LowRank | Tensor) -> Iterator[tuple[int, LowRank | Tensor]]:
+        """The parts of an update of this parameter, each with the first of the tensor's rows that it belongs to."""
+        if isinstance(update, LowRank) and self.transposed:
+            update = update.transposed()
+        done = 0
+        for rows in self.rows:
+            yield rows.start, rows_of(update, done, done + len(rows))
+            done += len(rows)
+
+
+def rows_of(update: LowRank | Tensor, begin: int, end: int) -> LowRank | Tensor:
+    return update.rows(begin, end) if isinstance(update, LowRank) else update[begin:end]
 
 
 def model_weights(model: Path) -> dict[str, Weight]:
-    """Module path → weight of a diffusers folder or a single safetensors file, in the order of the paths.
+    """Module path → weight, of every linear layer and convolution, as `model_parameters` finds them."""
+    parameters = model_parameters(model)
+    return {path.removesuffix(".weight"): each for path, each in parameters.items() if len(each.shape) > 1}
+
+
+def model_parameters(model: Path) -> dict[str, Weight]:
+    """Path of a parameter ("unet.conv_in.bias") → it, in a diffusers folder or a single safetensors file, in order.
 
     InputError where it is neither, FormatError where a file is not sound.
     """
     found = _folder_weights(model) if model.is_dir() else _file_weights(model)
-    if not found:
+    if not any(len(each.shape) > 1 for each in found.values()):
         raise InputError(
             f"{model} has no weights of a UNet, a transformer or a text encoder under names that loractl knows: give a "
-            "diffusers folder, or one file of Stable Diffusion 1, 2 or XL with all its parts"
+            "diffusers folder, or one file of Stable Diffusion 1, 2, 3 or XL or of Flux"
         )
     return dict(sorted(found.items()))
 
@@ -104,7 +132,9 @@ def _unpickled(model: Path) -> dict[str, Tensor]:
 
 def _file_weights(model: Path) -> dict[str, Weight]:
     header = read_header(model)
-    placed = ((key, share) for key in header.entries for share in shares(key))
+    if scaled := next((key for key in header.entries if key.endswith((".scale_weight", "scaled_fp8"))), None):
+        raise FormatError(f"{model} has weights in 8 bits with factors beside them ({scaled}): get it in fp16 or bf16")
+    placed = places({key: entry.shape for key, entry in header.entries.items()})
     return {share.path: weight for key, share in placed if (weight := _weight(header, key, share))}
 
 
@@ -112,19 +142,20 @@ def _folder_weights(model: Path) -> dict[str, Weight]:
     found = {}
     for component, header in folder_headers(model):
         for key in header.entries:
-            share = Share(canonical(f"{component}.{key.removesuffix('.weight')}"))
-            if key.endswith(".weight") and (weight := _weight(header, key, share)):
+            shape = header.entries[key].shape
+            share = Share(canonical(f"{component}.{key}"), (range(shape[0] if shape else 0),))
+            if key.endswith((".weight", ".bias")) and (weight := _weight(header, key, share)):
                 found[share.path] = weight
     return found
 
 
 def _weight(header: Header, key: str, share: Share) -> Weight | None:
-    """The share of a tensor, if it is a matrix or a kernel of numbers that can be added to."""
+    """The share of a tensor, if it is of numbers that can be added to."""
     entry = header.entries[key]
-    if len(entry.shape) < 2 or not DTYPES[entry.dtype].is_floating_point or _LOOKED_UP.fullmatch(share.path):
+    if not entry.shape or not DTYPES[entry.dtype].is_floating_point or _LOOKED_UP.fullmatch(share.path):
         return None
-    rows = entry.shape[0] // share.parts
-    return Weight(header, key, (rows, *entry.shape[1:]), share.part * rows)
+    inner = entry.shape[:1] if share.transposed else entry.shape[1:]
+    return Weight(header, key, (sum(map(len, share.rows)), *inner), share.rows, share.transposed)
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -1,14 +1,16 @@
 """kohya's format (sd-scripts), which A1111, Forge and ComfyUI read: `lora_unet_down_blocks_0_…_to_q.lora_down.weight`.
 
 A module has `lora_down.weight` (r, in, *k), `lora_up.weight` (out, r, *1) and `alpha` (), without which alpha = rank,
-or the parts of a LyCORIS update. The dots of its path are underscores. Stable Diffusion 1 and 2 have diffusers' names,
-the others their makers'. Learned tokens may be bundled: `bundle_emb.<token>.string_to_param.*`, `.clip_l`, `.clip_g`.
+or the parts of a LyCORIS update; the difference of a bias is `diff_b`, of a norm `w_norm` and `b_norm`. The dots of its
+path are underscores. Stable Diffusion 1 and 2 have diffusers' names, the others their makers'. Learned tokens may be
+bundled: `bundle_emb.<token>.string_to_param.*`, `.clip_l`, `.clip_g`.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,9 +18,9 @@ from torch import Tensor
 from loractl.errors import MismatchError
 from loractl.formats.bases import BASES, base_version, family
 from loractl.formats.embeddings import bundled, in_bundle
-from loractl.formats.modules import Contents, Place, Source, Token, cut, gather, refuse_beyond
+from loractl.formats.modules import Contents, Place, Source, Token, cut, gather
 from loractl.formats.names import canonical, flatten, nested, unflatten
-from loractl.formats.natives import Native, find, find_own, fuse, natives
+from loractl.formats.natives import Native, find, find_own, fuse, fuse_vectors, natives
 from loractl.formats.safefile import hash_of
 from loractl.formats.sgm import from_flat_sgm, to_sgm
 from loractl.tensors.adapter import Adapter
@@ -54,12 +56,13 @@ def read(source: Source) -> Contents:
     known = {name: Native((canonical(path),)) for path in source.paths if (name := _flat_known(path))}
     flux = any("double_blocks" in key or "single_" in key for key in source.tensors)
     t5 = "text_encoder_2" if flux else "text_encoder_3"
+    find_any = cache(_find)  # each name is that of several keys
 
     def locate(key: str) -> Place | Token | None:
         if token := bundled(key):
             return token
         place = cut(key)
-        module = (known.get(place[0]) or _find(place[0], t5)) if place else None
+        module = (known.get(place[0]) or find_any(place[0], t5)) if place else None
         return Place(module, place[1]) if place and module else None
 
     return gather(source.tensors, locate)
@@ -67,18 +70,20 @@ def read(source: Source) -> Contents:
 
 def write(adapter: Adapter, dtype: torch.dtype, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a file."""
-    refuse_beyond(adapter, "kohya", "modules", "tokens", "magnitudes")
     base = family(adapter)
     if base is None:
         raise MismatchError(f"kohya's names depend on the base model, and nothing tells which it is: {_NOT_HERE}")
     tensors: dict[str, Tensor] = in_bundle(adapter.tokens, dtype)
-    for flat, low in _named(adapter, base).items():
+    updates = _with_one_alpha(adapter.modules) if base in ("sd", "sdxl") else adapter.modules
+    for flat, module in _named(updates, base).items():
+        low = fuse(module, {path: updates[path] for path in module.paths if path in updates})
         saved = low.to(dtype)
         tensors[f"{flat}.lora_down.weight"] = saved.down
         tensors[f"{flat}.lora_up.weight"] = saved.up
         tensors[f"{flat}.alpha"] = torch.tensor(low.alpha, dtype=torch.float32)
     for path, magnitude in adapter.magnitudes.items():
         tensors[f"{_flat(path, base)}.dora_scale"] = magnitude.to(dtype)
+    tensors |= {key: vector.to(dtype) for key, vector in _vectors(adapter, base)}
     metadata = {**adapter.metadata, **_description(adapter, name), "sshs_model_hash": hash_of(tensors)}
     return tensors, metadata
 
@@ -138,29 +143,38 @@ _FINDERS: Mapping[str, tuple[Callable[[str, str], Native | None], ...]] = {
 }
 
 
-def _named(adapter: Adapter, base: str) -> dict[str, LowRank]:
-    """Name → update, with parts of a native module joined."""
-    if base in ("sd", "sdxl"):
-        return _without_clashes(_with_one_alpha(adapter.modules), base)
-    transformer = {path: low for path, low in adapter.modules.items() if path.startswith("transformer.")}
-    joined = {}
-    for name, module in natives(transformer, base).items():
+def _named(paths: Iterable[str], base: str) -> dict[str, Native]:
+    """Name → module, with parts of a native module joined."""
+    own: list[str] = []
+    rest: list[str] = []
+    for path in paths:
+        (own if path.startswith("transformer.") and base in ("sd3", "flux") else rest).append(path)
+    named = {}
+    for name, module in natives(own, base).items() if own else ():
         if module is None:
             raise MismatchError(f"kohya's format has no name for {name}: {_NOT_HERE}")
-        parts = {path: transformer[path] for path in module.paths if path in transformer}
-        joined[f"lora_unet_{flatten(name)}"] = fuse(module, parts)
-    rest = {path: low for path, low in adapter.modules.items() if path not in transformer}
-    return joined | _without_clashes(rest, base)
-
-
-def _without_clashes(modules: Mapping[str, LowRank], base: str) -> dict[str, LowRank]:
-    named: dict[str, LowRank] = {}
-    for path, low in modules.items():
+        named[f"lora_unet_{flatten(name)}"] = module
+    for path in rest:
         flat = _flat(path, base)
         if flat in named:
             raise MismatchError(f"two modules would be called {flat}: {_NOT_HERE}")
-        named[flat] = low
+        named[flat] = Native((path,))
     return named
+
+
+def _vectors(adapter: Adapter, base: str) -> Iterator[tuple[str, Tensor]]:
+    """Key and difference of each bias and norm. A bias that stands by a norm's weight is `b_norm`, else `diff_b`."""
+    weights, biases = (
+        {path.removesuffix(end): vector for path, vector in adapter.vectors.items() if path.endswith(end)}
+        for end in (".weight", ".bias")
+    )
+    for vectors, part in ((weights, "w_norm"), (biases, "diff_b")):
+        for flat, module in _named(vectors, base).items():
+            path = module.paths[0]
+            width = adapter.modules[path].shape[1] if path in adapter.modules else None
+            parts = {path: vectors[path] for path in module.paths if path in vectors}
+            key = "b_norm" if part == "diff_b" and path in weights else part
+            yield f"{flat}.{key}", fuse_vectors(module, parts, width)
 
 
 def _flat(path: str, base: str) -> str:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from loractl.errors import MismatchError, NumericsError
 from loractl.events import Emit, Note
-from loractl.formats import WRITERS, FormatName, detect, load_adapter, save_adapter
-from loractl.formats.safefile import read_header, read_tensors
-from loractl.tensors.adapter import Adapter, content_hash
+from loractl.formats import WRITERS, FormatName, load, save_adapter
+from loractl.tensors.adapter import Adapter, content_hash, is_finite
 from loractl.tensors.lowrank import LowRank
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Parent:
     dtype: torch.dtype
     hash: str
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,31 @@ class Child:
     metadata: Mapping[str, str]
     tokens: Mapping[str, Tensor]
 
-    def save(self, path: Path, modules: Mapping[str, LowRank], overwrite: bool) -> None:
+    def save(self, path: Path, modules: Mapping[str, LowRank], vectors: Mapping[str, Tensor], overwrite: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        adapter = Adapter(modules, self.metadata, self.tokens)
+        own = {name: low.to(low.down.dtype, _CPU) for name, low in modules.items()}
+        adapter = Adapter(own, self.metadata, self.tokens, vectors)
         save_adapter(path, adapter, self.format, dtype=self.dtype, name=path.stem, overwrite=overwrite)
 
 
-def read_parents(paths: Sequence[Path], emit: Emit, with_tokens: bool = False) -> list[Parent]:
-    """The files' adapters, with a warning for all that is in them and left out here.
+def read_parents(
+    paths: Sequence[Path], emit: Emit, with_tokens: bool = False, device: torch.device = _CPU
+) -> list[Parent]:
+    """The files' adapters, their modules on `device`, with a warning for all that is in them and left out here.
 
     MismatchError when a file has no update of a weight matrix, NumericsError when one is not finite.
     """
-    return [_read(path, emit, with_tokens) for path in paths]
+    return [_read(path, emit, with_tokens, device) for path in paths]
+
+
+def without_vectors(parents: Sequence[Parent], operation: str) -> None:
+    """MismatchError where a parent changes biases or norms, which the operation says nothing of."""
+    for parent in parents:
+        if parent.vectors:
+            raise MismatchError(
+                f"{parent.path} changes {len(parent.vectors)} biases and norms besides weights, the first is "
+                f"{min(parent.vectors)}, and {operation} is for weights alone"
+            )
 
 
 def renamed(parent: Parent, names: Mapping[str, str]) -> Parent:
@@ -114,21 +129,35 @@ def _suggestion(token: str) -> str:
     return f"{token[:-1]}-b>" if token.endswith(">") else f"{token}-b"
 
 
-def _read(path: Path, emit: Emit, with_tokens: bool) -> Parent:
-    adapter = load_adapter(path)
+def _read(path: Path, emit: Emit, with_tokens: bool, device: torch.device) -> Parent:
+    loaded = load(path)
+    adapter = loaded.adapter(whole=True)
     for text in (*adapter.notes, *_left_out(adapter, with_tokens)):
         emit(Note(f"{path.name}: {text}", "warning"))
     if not adapter.modules:
         raise MismatchError(f"{path} has no updates of weight matrices: give a LoRA's file")
-    for name, low in adapter.modules.items():
-        if not (low.down.isfinite().all() and low.up.isfinite().all()):
+    tokens = adapter.tokens if with_tokens else {}
+    modules = {name: low.to(torch.float32, device) for name, low in adapter.modules.items()}
+    vectors = {name: vector.float() for name, vector in adapter.vectors.items()}
+    for name, tensors in _tensors(modules, vectors):
+        if not all(map(is_finite, tensors)):
             raise NumericsError(f"{path}: {name} is not finite: make the file again")
-    modules = {name: low.to(torch.float32) for name, low in adapter.modules.items()}
-    kept = adapter.tokens if with_tokens else {}
-    dtype = _widest({low.down.dtype for low in adapter.modules.values()} | {each.dtype for each in kept.values()})
-    tokens = {name: embeddings.float() for name, embeddings in kept.items()}
-    own = content_hash(read_tensors(path)[0])
-    return Parent(path, modules, adapter.metadata, detect(read_header(path)), dtype, own, tokens)
+    return Parent(
+        path=path,
+        modules=modules,
+        metadata=adapter.metadata,
+        format=loaded.format,
+        dtype=_widest({low.down.dtype for low in adapter.modules.values()} | {each.dtype for each in tokens.values()}),
+        hash=content_hash(loaded.source.tensors),
+        tokens={name: embeddings.float() for name, embeddings in tokens.items()},
+        vectors=vectors,
+    )
+
+
+def _tensors(modules: Mapping[str, LowRank], vectors: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
+    """What must be finite, by name."""
+    yield from ((name, (low.down, low.up)) for name, low in modules.items())
+    yield from ((name, (vector,)) for name, vector in vectors.items())
 
 
 def _left_out(adapter: Adapter, with_tokens: bool) -> Iterator[str]:

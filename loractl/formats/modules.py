@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loractl.errors import FormatError, MismatchError
 from loractl.formats.natives import Native, split, split_vector
-from loractl.formats.updates import PARTS, build
+from loractl.formats.updates import PARTS, build, foreign
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
 
@@ -41,15 +41,25 @@ class Token(NamedTuple):
     path: str
 
 
+class Foreign(NamedTuple):
+    """A module's update that is none of ΔW without the base model: what it is, and the keys of its tensors."""
+
+    reason: str
+    keys: list[str]
+
+
 @dataclass
 class Contents:
-    """All of a file: what an `Adapter` has, the kind of each module, and the keys that are nothing known."""
+    """All of a file: what an `Adapter` has, the kind of each module, the modules that an adapter can't have, and the
+    keys that are nothing known.
+    """
 
     modules: dict[str, LowRank] = field(default_factory=dict)
     tokens: dict[str, Tensor] = field(default_factory=dict)
     vectors: dict[str, Tensor] = field(default_factory=dict)
     magnitudes: dict[str, Tensor] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
+    foreign: dict[str, Foreign] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -70,7 +80,7 @@ def cut(key: str) -> tuple[str, str] | None:
 def gather(tensors: Mapping[str, Tensor], locate: Locate, alpha: Alpha = lambda _, rank: rank) -> Contents:
     """The modules and tokens whose tensors `locate` finds by key; `alpha` (path, rank) is for those without."""
     contents = Contents()
-    found: dict[Native, dict[str, Tensor]] = defaultdict(dict)
+    found: dict[Native, dict[str, str]] = defaultdict(dict)  # module → part → key
     for key in sorted(tensors):
         place = locate(key)
         if place is None:
@@ -81,9 +91,13 @@ def gather(tensors: Mapping[str, Tensor], locate: Locate, alpha: Alpha = lambda 
             name = " and ".join(place.module.paths)
             raise FormatError(f"{key} is a second {place.part} of the module {name}: remove one of the two")
         else:
-            found[place.module][place.part] = tensors[key]
-    for module in sorted(found):
-        _add(contents, module, found[module], alpha)
+            found[place.module][place.part] = key
+    for module, keys in sorted(found.items()):
+        parts = {part: tensors[key] for part, key in keys.items()}
+        if reason := foreign(parts):
+            contents.foreign[" and ".join(module.paths)] = Foreign(reason, sorted(keys.values()))
+        else:
+            _add(contents, module, parts, alpha)
     if contents.magnitudes:
         contents.notes.append(_DORA)
     contents.modules = dict(sorted(contents.modules.items()))
@@ -109,6 +123,8 @@ _BEYOND = {
 def _add(contents: Contents, module: Native, parts: dict[str, Tensor], alpha: Alpha) -> None:
     """Adds to the contents what one module of the file holds."""
     name = " and ".join(module.paths)
+    if "diff" in parts and parts["diff"].ndim == 1 and "weight" not in parts:
+        parts["weight"] = parts.pop("diff")
     vectors = {part: parts.pop(part).flatten() for part in ("bias", "weight") if part in parts}
     magnitude = parts.pop("magnitude", None)
     width = None
@@ -120,7 +136,7 @@ def _add(contents: Contents, module: Native, parts: dict[str, Tensor], alpha: Al
         if magnitude is not None:
             contents.magnitudes |= _magnitudes(name, module, magnitude, low)
     for part, vector in vectors.items():
-        rows = split_vector(module, vector, width or len(vector) // 7)  # 7: all rows of Flux's linear1
+        rows = split_vector(module, vector, width)
         contents.vectors |= {f"{path}.{part}": tensor for path, tensor in rows.items()}
 
 

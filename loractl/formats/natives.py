@@ -5,6 +5,7 @@ A native module may be several of diffusers' modules in one: the rows of its wei
 exact. The two halves of a modulation of two parts, scale and shift, stand in the other order there.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -153,10 +154,45 @@ def split(native: Native, low: LowRank) -> dict[str, LowRank]:
     }
 
 
-def split_vector(native: Native, vector: Tensor, width: int) -> dict[str, Tensor]:
-    """A tensor of rows (out, …), shared out among the parts; `width` is the module's number of inputs."""
-    sizes = _sizes(native, torch.Size([len(vector), width])) if len(native.paths) > 1 else [len(vector)]
-    return dict(zip(native.paths, vector.split(sizes), strict=True))
+def row_ranges(native: Native, count: int, width: int | None) -> dict[str, tuple[range, ...]]:
+    """The rows of a native tensor (count, …) that are each part's, in the part's own order.
+
+    `width` is the module's number of inputs; without it, it is told by how many rows there are.
+    """
+    if len(native.paths) == 1:
+        middle = count // 2
+        turned = _is_turned(native, count, width)
+        return {native.paths[0]: (range(middle, count), range(middle)) if turned else (range(count),)}
+    sizes = _sizes(native, torch.Size([count, width or count // sum(_ratios(native, 1))]))
+    ends = itertools.accumulate(sizes)
+    return {path: (range(end - size, end),) for path, size, end in zip(native.paths, sizes, ends, strict=True)}
+
+
+def split_vector(native: Native, vector: Tensor, width: int | None) -> dict[str, Tensor]:
+    """A tensor of rows (out, …), shared out among the parts; `width` as in `row_ranges`."""
+    ranges = row_ranges(native, len(vector), width)
+    return {path: torch.cat([vector[rows.start : rows.stop] for rows in own]) for path, own in ranges.items()}
+
+
+def fuse_vectors(native: Native, parts: Mapping[str, Tensor], width: int | None) -> Tensor:
+    """The tensor of rows of a native module from those of its parts; where one is missing the rows are zero."""
+    if len(native.paths) == 1:
+        count = len(parts[native.paths[0]])
+    else:
+        ratios = dict(zip(native.paths, _ratios(native, 1), strict=True))
+        count = sum(ratios.values()) * max(len(rows) // ratios[path] for path, rows in parts.items())
+    whole = next(iter(parts.values())).new_zeros(count)
+    for path, own in row_ranges(native, count, width).items():
+        if path in parts and len(parts[path]) != sum(map(len, own)):
+            raise MismatchError(
+                f"{path} changes a vector of {len(parts[path])} numbers and not {sum(map(len, own))}, so it cannot be "
+                "joined with its neighbors: leave it out"
+            )
+        if path in parts:
+            pieces = parts[path].split([len(rows) for rows in own])
+            for rows, piece in zip(own, pieces, strict=True):
+                whole[rows.start : rows.stop] = piece
+    return whole
 
 
 def fuse(native: Native, parts: Mapping[str, LowRank]) -> LowRank:
@@ -182,9 +218,18 @@ def fuse(native: Native, parts: Mapping[str, LowRank]) -> LowRank:
 
 def _turned(native: Native, low: LowRank) -> LowRank:
     """Scale and shift change places in a modulation that has no other parts: (2 · width, width)."""
-    if not native.native or "norm" not in native.paths[0] or low.shape != (2 * low.shape[1], low.shape[1]):
+    if len(low.shape) != 2 or not _is_turned(native, low.shape[0], low.shape[1]):
         return low
     return LowRank(low.down, torch.cat(low.up.chunk(2)[::-1]), low.alpha)
+
+
+def _is_turned(native: Native, count: int, width: int | None) -> bool:
+    """Whether a module of `count` outputs and `width` inputs is such a modulation; the last one always is."""
+    if not native.native or "norm" not in native.paths[0]:
+        return False
+    if width is None and "norm1_context" in native.paths[0]:  # in the last block of Stable Diffusion 3 alone
+        raise FormatError(f"{native.paths[0]} has a bias alone, whose order its weight would tell: leave it out")
+    return native.paths[0].endswith("norm_out.linear") if width is None else count == 2 * width
 
 
 def _ratios(native: Native, width: int) -> list[int]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from loractl.errors import InputError
-from loractl.formats import inspect, load_adapter
+from loractl.formats import describe as describe_file
+from loractl.formats import load
 from loractl.formats.bases import base_version
+from loractl.formats.pickles import is_pickle, read_pickle
 from loractl.formats.programs import PROGRAMS, foresee, verdict
 from loractl.formats.safefile import read_header
 from loractl.tensors.adapter import Adapter
@@ -21,10 +23,10 @@ _BLOCK = re.compile(r"text_encoder(_\d)?|\w+\.(\w+_blocks\.\d+|\w+)")
 
 
 @one_thread()
-def describe(path: Path, with_modules: bool = False) -> dict[str, Any]:
-    """All that `inspect` says, with the base model and ‖ΔW‖ (Frobenius): of everything and of each block."""
-    found = inspect(path)
-    adapter = Adapter({}) if found["unknown"] else load_adapter(path, whole=True)
+def describe(path: Path, with_modules: bool = False, allow_pickle: bool = False) -> dict[str, Any]:
+    """All that `inspect` says, with the base model and ‖ΔW‖ (Frobenius), of what is understood and of each block."""
+    loaded = load(path, allow_pickle=allow_pickle)
+    found, adapter = describe_file(loaded), loaded.contents.adapter(loaded.source.metadata)
     norms = {name: norm(low) for name, low in adapter.modules.items()}
     first = {key: found.pop(key) for key in ("kind", "format")}
     sizes = {"norm": math.hypot(*norms.values()), "blocks": blocks(norms)} if norms else {}
@@ -32,12 +34,13 @@ def describe(path: Path, with_modules: bool = False) -> dict[str, Any]:
     return {**said, "modules": _modules(adapter, norms)} if with_modules else said
 
 
-def prospects(path: Path, name: str) -> dict[str, Any]:
+def prospects(path: Path, name: str, allow_pickle: bool = False) -> dict[str, Any]:
     """What the program called `name` does with every key of the file; InputError when no program is called so."""
     if name not in PROGRAMS:
         raise InputError(f"nothing is known of the program {name}: choose one of {', '.join(PROGRAMS)}")
     program = PROGRAMS[name]
-    groups = foresee(program, read_header(path).entries)
+    keys = read_pickle(path)[0] if allow_pickle and is_pickle(path) else read_header(path).entries
+    groups = foresee(program, keys)
     told = [{**group._asdict(), "count": len(group.keys)} for group in groups]
     return {"program": name, "version": program.version, "file": verdict(program, groups), "groups": told}
 

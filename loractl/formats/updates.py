@@ -1,7 +1,7 @@
 """The update of a module from its tensors, whatever parametrization they are of: LoRA, LoHa, LoKr, a full difference.
 
 A kind is known by the names of its parts. What multiplies the base weight (IA3, OFT, the first half of GLoRA) says
-nothing about ΔW without that weight, so it is refused.
+nothing about ΔW without that weight, so `foreign` tells of it and it is never built.
 """
 
 import math
@@ -36,7 +36,9 @@ PARTS = {
     "w_norm": "weight",
     **{f"{name}.weight": name for name in ("a1", "a2", "b1", "b2", "bm")},
     **{name: name for name in ("alpha", "diff", "on_input", "oft_blocks", "oft_diag", "rescale")},
-    "weight": "ia3",
+    "boft_s": "rescale",
+    **dict.fromkeys(("weight", "ia3_l"), "ia3"),
+    **dict.fromkeys(("oft_r", "oft_R.weight", "oft_R.default.weight", "boft_R"), "oft_blocks"),
     **{f"hada_{name}": f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{f"lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
 }
@@ -60,8 +62,6 @@ def build(path: str, parts: Parts, alpha: Alpha) -> tuple[str, LowRank]:
     """The name of the kind and the update. `alpha` answers where no tensor does. FormatError when parts are missing, do
     not belong together or do not fit each other.
     """
-    if reason := _needs_base(parts):
-        raise FormatError(f"the module {path} is {reason}, so its ΔW cannot be known without the base model")
     given = frozenset(parts) - {"alpha"}
     kind = max(_KINDS, key=lambda kind: len(given & _all_parts(kind)))
     _check_whole(path, kind, given)
@@ -159,9 +159,7 @@ _KINDS = (
 _NEEDS_BASE = {
     "on_input": "an IA3 update, which scales the base weight",
     "ia3": "an IA3 update, which scales the base weight",
-    "oft_blocks": "an OFT update, which rotates the base weight",
-    "oft_diag": "an OFT update, which rotates the base weight",
-    "rescale": "an OFT update, which rotates the base weight",
+    **dict.fromkeys(("oft_blocks", "oft_diag", "rescale"), "an OFT or BOFT update, which rotates the base weight"),
     "bm": "a Tucker GLoRA update",
 }
 
@@ -181,7 +179,8 @@ def _check_whole(path: str, kind: Kind, given: frozenset[str]) -> None:
     raise FormatError(f"the module {path} has no tensor {missing}: the file is incomplete, so fetch it again")
 
 
-def _needs_base(parts: Parts) -> str | None:
+def foreign(parts: Parts) -> str | None:
+    """What the update is, if its ΔW depends on the base weight."""
     if "a1" in parts and "a2" in parts and parts["a1"].any() and parts["a2"].any():
         return "a GLoRA update, whose first half multiplies the base weight"
     return next((reason for part, reason in _NEEDS_BASE.items() if part in parts), None)

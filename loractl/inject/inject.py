@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from loractl.errors import JobError, MismatchError
 from loractl.inject.layers import Form, Layer, LoraFactors, LoraInjected, wrap
 from loractl.inject.targets import Target, injectable
+from loractl.inject.tokens import TokenEmbedding
 from loractl.tensors.adapter import content_hash
 from loractl.tensors.lowrank import LowRank
 
@@ -85,12 +86,13 @@ def hash_of(model: nn.Module) -> str:
 
 
 def base_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict the model would have without adapters."""
+    """The state dict the model would have without adapters and learned tokens."""
     tensors: dict[str, Tensor] = dict(model.state_dict())
-    for path, layer in injected(model).items():
-        for key in layer.state_dict(prefix=f"{path}."):
-            del tensors[key]
-        tensors |= layer.base.state_dict(prefix=f"{path}.")
+    for path, layer in model.named_modules():
+        if isinstance(layer, LoraInjected | TokenEmbedding):
+            for key in layer.state_dict(prefix=f"{path}."):
+                del tensors[key]
+            tensors |= layer.base.state_dict(prefix=f"{path}.")
     return tensors
 
 

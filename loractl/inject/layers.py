@@ -31,9 +31,11 @@ class LoraFactors(nn.Module):
     """One adapter of one layer: `down` and `up` in fp32, `alpha`, and its strength at run time, `weight`.
 
     `weight` is a tensor, so that changing it neither waits for the device nor recompiles, and is not in the state dict.
+    `keep` (r, in/groups, *1) multiplies `down` while dropout is on (see `dropout`), and is not there either.
     """
 
     weight: Tensor
+    keep: Tensor | None
 
     def __init__(self, low: LowRank, device: torch.device) -> None:
         super().__init__()
@@ -41,10 +43,12 @@ class LoraFactors(nn.Module):
         self.up = nn.Parameter(low.up.detach().to(device, torch.float32, copy=True))  # (out, r, *1)
         self.alpha = low.alpha
         self.register_buffer("weight", torch.ones((), device=device), persistent=False)
+        self.register_buffer("keep", None, persistent=False)
 
     def weighted(self) -> LowRank:
         """weight·ΔW, the weight multiplied into `up`, which is smaller than ΔW."""
-        return LowRank(self.down, self.weight * self.up, self.alpha)
+        down = self.down if self.keep is None else self.keep * self.down
+        return LowRank(down, self.weight * self.up, self.alpha)
 
 
 class LoraInjected(nn.Module):

@@ -11,10 +11,16 @@ Reading = Mapping[str, str]
 DRIFTING = tuple(name for name in SUBJECT_ATTRIBUTES if name != "kind")
 
 
-def place_prompts(prompt: str, count: int) -> list[tuple[str, str]]:
-    """(prompt with a place in it, the place's name), all ten places in turn."""
+def place_prompts(prompts: Sequence[str], count: int) -> list[tuple[str, str]]:
+    """(prompt with a place in it, the place's name), each prompt in all ten places before the next takes its turn."""
     names = list(PLACES)
-    return [(f"{prompt} {PLACES[name]}", name) for name in (names[i % len(names)] for i in range(count))]
+    turns = [(prompts[i // len(names) % len(prompts)], names[i % len(names)]) for i in range(count)]
+    return [(f"{prompt} {PLACES[name]}", name) for prompt, name in turns]
+
+
+def place_in(prompt: str) -> str | None:
+    """The place at the end of a prompt."""
+    return next((name for name, words in PLACES.items() if prompt.endswith(words)), None)
 
 
 def common_subject(readings: Sequence[Reading]) -> dict[str, str]:
@@ -22,10 +28,14 @@ def common_subject(readings: Sequence[Reading]) -> dict[str, str]:
     return {name: Counter(reading[name] for reading in readings).most_common(1)[0][0] for name in SUBJECT_ATTRIBUTES}
 
 
+def subject_share(reading: Reading, subject: Reading) -> float:
+    """The share of the subject's eight attributes that are read in a picture."""
+    return sum(reading[name] == subject[name] for name in SUBJECT_ATTRIBUTES) / len(SUBJECT_ATTRIBUTES)
+
+
 def subject_fidelity(readings: Sequence[Reading], subject: Reading) -> float:
     """The share of the subject's eight attributes that are read in the samples."""
-    hits = [reading[name] == subject[name] for reading in readings for name in SUBJECT_ATTRIBUTES]
-    return sum(hits) / len(hits)
+    return sum(subject_share(reading, subject) for reading in readings) / len(readings)
 
 
 def prompt_fidelity(readings: Sequence[Reading], places: Sequence[str]) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class Stage:
     """How one network is trained: AdamW, 200 steps of warm-up, constant to the middle, then a cosine to 2 % of the
-    rate.
+    rate; all of it once more from the step `restart` (warm restarts, Loshchilov & Hutter 2017).
     """
 
     name: str
@@ -24,9 +24,11 @@ class Stage:
     batch: int
     lr: float
     weight_decay: float = 0.0
+    restart: int = 0
 
     def rate(self, step: int) -> float:
-        warm, done = min(1.0, (step + 1) / 200), step / self.steps
+        start, end = (self.restart, self.steps) if step >= self.restart else (0, self.restart)
+        warm, done = min(1.0, (step - start + 1) / 200), (step - start) / (end - start)
         return self.lr * warm * (1.0 if done < 0.5 else 0.51 + 0.49 * math.cos(math.pi * (done - 0.5) * 2))
 
 

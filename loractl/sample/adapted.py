@@ -3,27 +3,53 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from loractl.errors import MismatchError
+from torch import Tensor
+
+from loractl.errors import JobError, MismatchError
 from loractl.families.sd import StableDiffusion
 from loractl.formats import load_adapter
 from loractl.inject.inject import load_into, remove
+from loractl.inject.tokens import add_tokens, remove_tokens
 from loractl.sample.denoise import Request
+from loractl.tensors.adapter import Adapter
 
 
-def apply(model: StableDiffusion, path: Path, name: str, weight: float = 1.0) -> None:
-    """Loads an adapter into the model's networks. MismatchError when a part of it belongs to none of them."""
-    adapter = load_adapter(path, model.module_paths())
-    strangers = sorted(set(adapter.components()) - set(model.components))
+def apply(model: StableDiffusion, path: Path, name: str, weight: float = 1.0, *, allow_pickle: bool = False) -> Adapter:
+    """Loads a file into the model's networks, its learned tokens into their vocabularies, and returns what it holds.
+
+    The weight is for the modules: a token counts as it is written in a prompt. MismatchError when a part of the file
+    belongs to no network of the model, or does not fit it.
+    """
+    adapter = load_adapter(path, model.module_paths(), allow_pickle=allow_pickle)
+    tokens = _tokens(adapter)
+    strangers = sorted({*adapter.components(), *tokens} - set(model.components))
     if strangers:
         raise MismatchError(f"{path} adapts {', '.join(strangers)}, which this model does not have")
+    for component, vectors in tokens.items():
+        try:
+            add_tokens(model.tokenizers[component], model.components[component], vectors)
+        except (JobError, MismatchError) as error:
+            raise type(error)(f"{path}: {error}") from error
     for component in adapter.components():
         load_into(model.components[component], adapter.component(component), name, weight)
+    return adapter
 
 
 def remove_all(model: StableDiffusion) -> None:
-    """Takes every adapter off the model."""
+    """Takes every adapter and every learned token off the model."""
     for network in model.components.values():
         remove(network)
+    for component, tokenizer in model.tokenizers.items():
+        remove_tokens(tokenizer, model.components[component])
+
+
+def _tokens(adapter: Adapter) -> dict[str, dict[str, Tensor]]:
+    """Component → token → rows."""
+    tokens: dict[str, dict[str, Tensor]] = {}
+    for path, rows in adapter.tokens.items():
+        component, _, token = path.partition(".")
+        tokens.setdefault(component, {})[token] = rows
+    return tokens
 
 
 def requests(

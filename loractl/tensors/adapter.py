@@ -1,6 +1,7 @@
 """The one form an adapter has in memory, whatever file it came from."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -42,6 +43,11 @@ class Adapter:
 
     def components(self) -> list[str]:
         return sorted({path.partition(".")[0] for path in self.modules})
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number is infinite or NaN, of which the smallest and the largest would be one."""
+    return tensor.numel() == 0 or all(math.isfinite(end) for end in tensor.aminmax())
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:

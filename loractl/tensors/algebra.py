@@ -43,6 +43,22 @@ def combine(adapters: Sequence[Modules], weights: Sequence[float]) -> dict[str, 
     return {path: low for path, low in sums.items() if low.alpha}
 
 
+def add_vectors(adapters: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    """Σ wᵢ·vᵢ for every vector of any adapter, but for those to which none contributes.
+
+    MismatchError names the first whose lengths differ.
+    """
+    sums: dict[str, Tensor] = {}
+    for path in sorted({path for adapter in adapters for path in adapter}):
+        terms = [w * adapter[path] for adapter, w in zip(adapters, weights, strict=True) if w and path in adapter]
+        sizes = list(dict.fromkeys(len(adapter[path]) for adapter in adapters if path in adapter))
+        if len(sizes) > 1:
+            raise MismatchError(f"{path} has {sizes[0]} numbers in one adapter and {sizes[1]} in another")
+        if terms:
+            sums[path] = torch.stack(terms).sum(0)
+    return sums
+
+
 def align(adapters: Sequence[Modules]) -> dict[str, list[LowRank]]:
     """Path → one update from each adapter; one that lacks the module gives zero, which is an update of alpha 0.
 

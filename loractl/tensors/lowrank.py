@@ -38,8 +38,16 @@ class LowRank:
         """ΔW (out, in, *k), in the factors' dtype."""
         return (self.scale * self.up.flatten(1) @ self.down.flatten(1)).view(self.shape)
 
-    def to(self, dtype: torch.dtype) -> "LowRank":
-        return replace(self, down=self.down.to(dtype), up=self.up.to(dtype))
+    def rows(self, begin: int, end: int) -> "LowRank":
+        """The update of some of the weight's rows, from `begin` up to `end`."""
+        return replace(self, up=self.up[begin:end])
+
+    def transposed(self) -> "LowRank":
+        """ΔWᵀ (in, out) of a linear layer's."""
+        return replace(self, down=self.up.T, up=self.down.T)
+
+    def to(self, dtype: torch.dtype, device: torch.device | None = None) -> "LowRank":
+        return replace(self, down=self.down.to(device, dtype), up=self.up.to(device, dtype))
 
 
 def factored(up: Tensor, down: Tensor, scale: float = 1.0) -> LowRank:

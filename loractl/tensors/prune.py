@@ -23,7 +23,7 @@ def ties(deltas: Sequence[Tensor], weights: Sequence[float], density: float, _ge
     shares = torch.stack([w * _keep_largest(delta, density) for delta, w in zip(deltas, weights, strict=True)])
     agree = shares.sign() == shares.sum(0).sign()
     agree &= shares != 0
-    heights = torch.tensor(weights, dtype=shares.dtype).abs().view(-1, *[1] * deltas[0].ndim)
+    heights = torch.tensor(weights).to(shares).abs().view(-1, *[1] * deltas[0].ndim)
     count = (agree * heights).sum(0)
     return (agree * shares).sum(0) / torch.where(count > 0, count, 1.0)
 
@@ -33,7 +33,7 @@ def dare(deltas: Sequence[Tensor], weights: Sequence[float], density: float, gen
 
     Yu et al. 2023, "Language models are super Mario", arXiv 2311.03099, section 3.2.
     """
-    kept = [delta * (torch.rand(delta.shape, generator=generator) < density) / density for delta in deltas]
+    kept = [delta * (torch.rand(delta.shape, generator=generator).to(delta) < density) / density for delta in deltas]
     return _sum(kept, weights)
 
 

@@ -1,77 +1,173 @@
-"""What the samples of a step are: which picture, how cut, which caption, which noise and timestep.
+"""What the samples of a step are: which picture, how cut, which caption, which noise and time.
 
 Everything follows from (seed, purpose, step, sample), so a step can be made again alone, and two accumulated
 batches are one of twice the size.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
-from loractl.data.latents import Latents, View
+from loractl.data.cache import Cache
+from loractl.data.captions import vary
+from loractl.data.images import Size
+from loractl.data.latents import Encoded, Latents, Report
+from loractl.data.views import View
 from loractl.device import upload
+from loractl.families.sd import Posterior
+from loractl.train.noise import Noising
 from loractl.train.streams import stream
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents and noise (n, c, h, w), timesteps (n,), one caption each."""
+    """Samples of one size. The target's noise and what is mixed into x_t differ only where the input is perturbed."""
 
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
+    latents: Tensor  # (n, c, h, w)
+    noise: Tensor  # (n, c, h, w)
+    mixed: Tensor  # (n, c, h, w)
+    times: Tensor  # (n,) in [0, 1)
     captions: Sequence[str]
+    mask: Tensor | None = None  # (n, 1, h, w): weights of the loss
+    extra: Tensor | None = None  # (n, 1 + c, h, w): what an inpainting model sees beside x_t, the hole first
+    names: Sequence[str] = ()  # the pictures' paths, for reports
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __add__(self, other: "Batch") -> "Batch":
+        """Both, one after the other; a mask of ones where only the other side has one."""
         return Batch(
             torch.cat([self.latents, other.latents]),
             torch.cat([self.noise, other.noise]),
-            torch.cat([self.timesteps, other.timesteps]),
+            torch.cat([self.mixed, other.mixed]),
+            torch.cat([self.times, other.times]),
             [*self.captions, *other.captions],
+            _joined_masks(self, other),
+            None if self.extra is None or other.extra is None else torch.cat([self.extra, other.extra]),
+            [*self.names, *other.names],
         )
+
+
+def _joined_masks(*batches: Batch) -> Tensor | None:
+    if all(batch.mask is None for batch in batches):
+        return None
+    masks = (torch.ones_like(batch.latents[:, :1]) if batch.mask is None else batch.mask for batch in batches)
+    return torch.cat(list(masks))
 
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures and how they are shown. `purpose` keeps the randomness of two sources apart."""
+    """Examples and how they are shown. `purpose` keeps the randomness of two sources apart.
+
+    All samples of a step come from one bucket (the examples of one size). An epoch has as many steps of a bucket as
+    hold its examples, shuffled together; in every one the bucket goes on where its last step stopped, through
+    one shuffle after another, so that within it each example comes equally often, times its repeats.
+    """
 
     purpose: str
     latents: Latents
-    captions: Sequence[str]
     seed: int
-    repeats: int = 1
-    flip: bool = False
-    random_crop: bool = False
+    noising: Noising = field(default_factory=Noising)
     caption_dropout: float = 0.0
+    shuffle_tags: bool = False
+    keep_tags: int = 0
+    tag_dropout: float = 0.0
+    mask_floor: float = 0.0  # the loss's weight where a mask is black
 
-    def batch(self, step: int, samples: range, per_step: int, num_timesteps: int) -> Batch:
+    def prepare(self, variants: int = 1, cache: Cache | None = None, report: Report = lambda *_: None) -> None:
+        """Encodes all pictures ahead; see `Latents.prepare`."""
+        self.latents.prepare(lambda content, k: self._stream("variant", content, k), variants, cache, report)
+
+    def batch(self, step: int, samples: range, per_step: int) -> Batch:
         """The samples numbered `samples` among the `per_step` of one step, on the latents' device."""
-        drawn = [self._draw(step, sample, per_step, num_timesteps) for sample in samples]
-        shape = self.latents.shape
-        generators = [stream(self.seed, self.purpose, "noise", step, sample) for sample in samples]
-        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-        posterior_noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-        latents = self.latents.sample([view for view, _, _ in drawn], posterior_noise)
-        timesteps = upload(torch.tensor([t for _, _, t in drawn]), latents.device)
-        return Batch(latents, upload(noise, latents.device), timesteps, [caption for _, caption, _ in drawn])
+        views = [self.view(step, sample, per_step) for sample in samples]
+        examples = [self.latents.examples[view.index] for view in views]
+        encoded = self.latents.encoded(views)
+        noise, mixed = self._noise(encoded.mean, step, samples)
+        times = torch.tensor([self.noising.time(self._stream("time", step, sample)) for sample in samples])
+        return Batch(
+            self._drawn(encoded.latents, "posterior", step, samples),
+            noise,
+            mixed,
+            upload(times.float(), noise.device),
+            [self._caption(example.caption, step, sample) for example, sample in zip(examples, samples, strict=True)],
+            None if encoded.mask is None else self.mask_floor + (1 - self.mask_floor) * encoded.mask,
+            self._extra(encoded, step, samples),
+            [str(example.path) for example in examples],
+        )
 
-    def _draw(self, step: int, sample: int, per_step: int, num_timesteps: int) -> tuple[View, str, int]:
-        epoch, position = divmod(step * per_step + sample, len(self.latents) * self.repeats)
-        index = _order(self.seed, self.purpose, epoch, len(self.latents), self.repeats)[position]
-        flip, x, y, drop, t = torch.rand(5, generator=stream(self.seed, self.purpose, "view", step, sample)).tolist()
-        view = View(index, self.flip and flip < 0.5, *((x, y) if self.random_crop else (0.5, 0.5)))
-        caption = "" if drop < self.caption_dropout else self.captions[index]
-        return view, caption, int(t * num_timesteps)
+    def view(self, step: int, sample: int, per_step: int) -> View:
+        """Which picture a sample shows, and how."""
+        steps = {size: -(-len(bucket) // per_step) for size, bucket in self._buckets.items()}
+        epoch, position = divmod(step, sum(steps.values()))
+        order = _bucket_order(self.seed, self.purpose, epoch, tuple(steps.items()))
+        size = order[position]
+        before = epoch * steps[size] + order[:position].count(size)  # steps that this bucket has had
+        bucket = self._buckets[size]
+        number, place = divmod(before * per_step + sample, len(bucket))
+        index = bucket[_shuffled(self.seed, self.purpose, size, number, len(bucket))[place]]
+        return self.latents.view(index, self._stream("view", step, sample))
+
+    @cached_property
+    def _buckets(self) -> dict[Size, list[int]]:
+        """Indices of the examples of each size, in order of the sizes, each as often as it is repeated."""
+        frames, examples = self.latents.frames, self.latents.examples
+        return {
+            size: [i for i, example in enumerate(examples) if frames[i] == size for _ in range(example.repeats)]
+            for size in sorted(set(frames))
+        }
+
+    def _caption(self, caption: str, step: int, sample: int) -> str:
+        return vary(
+            caption,
+            self._stream("caption", step, sample),
+            shuffle_tags=self.shuffle_tags,
+            keep_tokens=self.keep_tags,
+            dropout=self.caption_dropout,
+            tag_dropout=self.tag_dropout,
+        )
+
+    def _noise(self, like: Tensor, step: int, samples: range) -> tuple[Tensor, Tensor]:
+        """ε of each sample, and what is mixed into x_t in its place: one tensor where they are the same."""
+        streams = [self._stream("noise", step, sample) for sample in samples]
+        noise = [self.noising.noise(like.shape[1:], generator) for generator in streams]
+        mixed = [self.noising.mixed(each, generator) for each, generator in zip(noise, streams, strict=True)]
+        uploaded = upload(torch.stack(noise), like.device)
+        if all(one is other for one, other in zip(noise, mixed, strict=True)):
+            return uploaded, uploaded
+        return uploaded, upload(torch.stack(mixed), like.device)
+
+    def _extra(self, encoded: Encoded, step: int, samples: range) -> Tensor | None:
+        if encoded.hole is None or encoded.seen is None:
+            return None
+        return torch.cat([encoded.hole, self._drawn(encoded.seen, "seen", step, samples)], 1)
+
+    def _drawn(self, posterior: Posterior, what: str, step: int, samples: range) -> Tensor:
+        """A draw from each sample's posterior."""
+        if posterior.spread is None:
+            return posterior.mean
+        shape = posterior.mean.shape[1:]
+        noise = [torch.randn(shape, generator=self._stream(what, step, sample)) for sample in samples]
+        return posterior.sample(upload(torch.stack(noise), posterior.mean.device))
+
+    def _stream(self, *what: str | int) -> torch.Generator:
+        return stream(self.seed, self.purpose, *what)
 
 
 @lru_cache(maxsize=8)
-def _order(seed: int, purpose: str, epoch: int, count: int, repeats: int) -> list[int]:
-    """The pictures of one epoch, shuffled."""
-    order = torch.randperm(count * repeats, generator=stream(seed, purpose, "order", epoch))
-    return (order % count).tolist()
+def _bucket_order(seed: int, purpose: str, epoch: int, steps: tuple[tuple[Size, int], ...]) -> list[Size]:
+    """The bucket of each step of an epoch: so many steps of each, shuffled."""
+    sizes = [size for size, count in steps for _ in range(count)]
+    order = torch.randperm(len(sizes), generator=stream(seed, purpose, "buckets", epoch)).tolist()
+    return [sizes[place] for place in order]
+
+
+@lru_cache(maxsize=256)
+def _shuffled(seed: int, purpose: str, size: Size, number: int, count: int) -> list[int]:
+    """A bucket's shuffle of this number."""
+    order: list[int] = torch.randperm(count, generator=stream(seed, purpose, "order", *size, number)).tolist()
+    return order

@@ -1,4 +1,4 @@
-"""Captions to conditioning: encoded once each while the text encoder is frozen, at every step when it learns."""
+"""Captions to conditioning: encoded once each while the text encoder and its tokens rest, anew while they learn."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,14 @@ from loractl.families.sd import StableDiffusion
 
 
 class Conditioner:
-    def __init__(self, model: StableDiffusion, learns: bool) -> None:
-        self._model, self._learns = model, learns
+    def __init__(self, model: StableDiffusion) -> None:
+        self._model = model
         self._kept: dict[str, Tensor] = {}
 
-    def __call__(self, captions: Sequence[str]) -> Tensor:
-        """(n, tokens, width)."""
-        if self._learns:
+    def __call__(self, captions: Sequence[str], learns: bool) -> Tensor:
+        """(n, tokens, width). `learns`: the text encoder or its tokens train in this step."""
+        if learns:
+            self._kept.clear()
             return self._model.encode_text(captions)
         for caption in dict.fromkeys(captions):
             if caption not in self._kept:

@@ -6,16 +6,17 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from torch import Tensor
 
+from loractl.device import pick_device
 from loractl.errors import InputError, MismatchError
 from loractl.events import Emit, Facts, Note, Progress, Wrote
-from loractl.formats.checkpoint import Weight, as_safetensors, folder_headers, model_weights
+from loractl.formats.checkpoint import Weight, as_safetensors, folder_headers, model_parameters, rows_of
 from loractl.formats.lineage import Parent, read_parents
 from loractl.formats.rewrite import Change, rewrite
 from loractl.formats.safefile import Header
@@ -28,11 +29,16 @@ _WEIGHTS = {".safetensors", ".bin", ".ckpt", ".msgpack", ".h5"}
 
 
 class Addition(NamedTuple):
-    """weight·ΔW, for the rows of a tensor from `first` on."""
+    """weight·ΔW, or of a bias or norm weight·Δ, for the rows of a tensor from `first` on."""
 
     first: int
     weight: float
-    low: LowRank
+    update: LowRank | Tensor
+
+    def rows(self, begin: int, end: int) -> Tensor:
+        """ΔW of some of these rows."""
+        part = rows_of(self.update, begin, end)
+        return part.delta() if isinstance(part, LowRank) else part
 
 
 Plan = Mapping[tuple[Path, str], Sequence[Addition]]
@@ -54,8 +60,8 @@ def run(spec: BakeSpec, emit: Emit) -> Outcome:
     out = spec.destination()
     out.parent.mkdir(parents=True, exist_ok=True)
     with as_safetensors(spec.model, spec.allow_pickle, out.parent) as model:
-        weights = model_weights(model)
-        parents = read_parents([use.path for use in spec.adapters], emit)
+        weights = model_parameters(model)
+        parents = read_parents([use.path for use in spec.adapters], emit, device=pick_device(spec.memory.device))
         headers = {weight.header.path: weight.header for weight in weights.values()}
         plan = make_plan(weights, spec, parents)
         numbers = {"updates": sum(map(len, plan.values())), "tensors": len(plan)}
@@ -80,15 +86,17 @@ def make_plan(weights: Mapping[str, Weight], spec: BakeSpec, parents: Sequence[P
     """Where every update goes. MismatchError names the first module that the model lacks or has in another shape."""
     plan: dict[tuple[Path, str], list[Addition]] = defaultdict(list)
     for use, parent in zip(spec.adapters, parents, strict=True):
-        for path, low in sorted(parent.modules.items()):
+        updates: dict[str, LowRank | Tensor] = {f"{path}.weight": low for path, low in parent.modules.items()}
+        for path, update in sorted((updates | dict(parent.vectors)).items()):
             weight = weights.get(path)
-            if weight is None or tuple(low.shape) != weight.shape:
+            if weight is None or tuple(update.shape) != weight.shape:
                 found = f"has {weight.shape} there" if weight else "has no such module"
                 raise MismatchError(
-                    f"{use.path} has an update {tuple(low.shape)} for {path} and {spec.model} {found}: "
+                    f"{use.path} has an update {tuple(update.shape)} for {path} and {spec.model} {found}: "
                     "the adapter was made for another base model"
                 )
-            plan[weight.header.path, weight.key].append(Addition(weight.first, use.weight, low))
+            for first, part in weight.places(update):
+                plan[weight.header.path, weight.key].append(Addition(first, use.weight, part))
     return plan
 
 
@@ -99,11 +107,11 @@ def adding(additions: Sequence[Addition]) -> Change:
         begin = 0
         for rows in blocks:
             end = begin + len(rows)
-            for first, weight, low in additions:
-                low_begin, low_end = max(begin, first), min(end, first + low.shape[0])
-                if low_begin < low_end:
-                    part = replace(low, up=low.up[low_begin - first : low_end - first])
-                    rows[low_begin - begin : low_end - begin].add_(part.delta(), alpha=weight)
+            for each in additions:
+                first, last = max(begin, each.first), min(end, each.first + each.update.shape[0])
+                if first < last:
+                    delta = each.rows(first - each.first, last - each.first)
+                    rows[first - begin : last - begin].add_(delta.to(rows.device), alpha=each.weight)
             begin = end
             yield rows
 

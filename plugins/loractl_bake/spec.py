@@ -5,12 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from loractl.specs import InputPath, Section, Spec
-
-
-class AdapterUse(Section):
-    path: InputPath = Field(description="the adapter's file")
-    weight: float = Field(1.0, allow_inf_nan=False, description="what its ΔW is multiplied by; may be negative")
+from loractl.specs import AdapterUse, DeviceSection, InputPath, Spec
 
 
 class BakeSpec(Spec):
@@ -18,6 +13,7 @@ class BakeSpec(Spec):
     model: InputPath = Field(description="a diffusers folder, or one .safetensors or .ckpt file")
     adapters: tuple[AdapterUse, ...] = Field(min_length=1, description="added together, each with its weight")
     allow_pickle: bool = Field(False, description="read a .ckpt, from a source you trust; the result is safetensors")
+    memory: DeviceSection = Field(DeviceSection(), description="the device")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

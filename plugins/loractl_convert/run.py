@@ -10,19 +10,17 @@ import torch
 
 from loractl.device import PRECISIONS
 from loractl.events import Emit, Facts, Note, Wrote
-from loractl.formats import FormatName, inspect, load_adapter, save_adapter
+from loractl.formats import FormatName, load, save_adapter
 from loractl.formats.embeddings import tokens_of
 from loractl.method import Outcome
-from loractl.tensors.adapter import Adapter
+from loractl.tensors.adapter import Adapter, content_hash
 from loractl_convert.spec import ConvertSpec
 
 
 def run(spec: ConvertSpec, emit: Emit) -> Outcome:
-    facts = inspect(spec.adapter, allow_pickle=spec.allow_pickle)
-    adapter = _described(
-        load_adapter(spec.adapter, allow_pickle=spec.allow_pickle, whole=True), spec, facts["content_hash"]
-    )
-    emit(Facts("convert", {"from": facts["format"], "to": spec.output.format, **facts["held"]}))
+    loaded = load(spec.adapter, allow_pickle=spec.allow_pickle)
+    adapter = _described(loaded.adapter(whole=True), spec, content_hash(loaded.source.tensors))
+    emit(Facts("convert", {"from": loaded.format, "to": spec.output.format, **loaded.held}))
     for text in adapter.notes:
         emit(Note(f"{spec.adapter.name}: {text}", "warning"))
     dtype = PRECISIONS[spec.output.dtype] if spec.output.dtype else _widest(adapter)

@@ -15,7 +15,8 @@ def diff(
     merged: Annotated[Path | None, Option(help="instead of B: a model that is said to have A in its weights")] = None,
     base: Annotated[Path | None, Option(help="the same model without it")] = None,
     weight: Annotated[float | None, Option(help="what A's ΔW was multiplied by when it was baked")] = None,
+    device: Annotated[str | None, Option(help="where the arithmetic is done: cpu (default) or cuda")] = None,
 ) -> DiffSpec:
     """Tell how two adapters differ, or whether a model contains one."""
-    values = {"a": a, "b": b, "merged": merged, "base": base, "weight": weight}
+    values = {"a": a, "b": b, "merged": merged, "base": base, "weight": weight, "memory.device": device}
     return spec_from_options(DiffSpec, values, {"a": "A", "b": "B"})

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from loractl.specs import Finite, InputPath, Spec
+from loractl.specs import DeviceSection, Finite, InputPath, OutputSection, Spec
 
 
 class DiffSpec(Spec):
@@ -16,8 +16,15 @@ class DiffSpec(Spec):
     merged: InputPath | None = Field(None, description="instead of b: a model that is said to have a in its weights")
     base: InputPath | None = Field(None, description="the same model without it")
     weight: Finite = Field(1.0, description="what a's ΔW was multiplied by when it was baked")
+    memory: DeviceSection = Field(DeviceSection(), description="the device")
 
     writes_nothing = True
+
+    @model_validator(mode="after")
+    def _no_output(self) -> Self:
+        if self.output != OutputSection():
+            raise ValueError("output: a comparison writes no file: leave this out")
+        return self
 
     @model_validator(mode="after")
     def _two_sides(self) -> Self:

@@ -10,7 +10,7 @@ from loractl.device import PRECISIONS, pick_device
 from loractl.errors import MismatchError, NumericsError
 from loractl.events import Emit, Facts, Note, Progress, Wrote
 from loractl.formats import save_adapter
-from loractl.formats.checkpoint import Weight, model_weights
+from loractl.formats.checkpoint import Weight, model_parameters
 from loractl.method import Outcome
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.distill import change, distill
@@ -31,7 +31,9 @@ class Found(NamedTuple):
 
 
 def run(spec: DistillSpec, emit: Emit) -> Outcome:
-    tuned, base = model_weights(spec.tuned), model_weights(spec.base)
+    tuned, base = model_parameters(spec.tuned), model_parameters(spec.base)
+    tell_vectors(spec, tuned, base, emit)
+    tuned, base = _matrices(tuned), _matrices(base)
     check_pair(spec, tuned, base)
     with one_thread():
         found = dict(differences(spec, tuned, base, emit))
@@ -60,6 +62,15 @@ def check_pair(spec: DistillSpec, tuned: Mapping[str, Weight], base: Mapping[str
             )
 
 
+def tell_vectors(spec: DistillSpec, tuned: Mapping[str, Weight], base: Mapping[str, Weight], emit: Emit) -> None:
+    """A warning where biases or norms have changed, which no low-rank update holds."""
+    vectors = [path for path, weight in base.items() if len(weight.shape) == 1 and path in tuned]
+    changed = [path for path in vectors if not change(tuned[path].read(), base[path].read()) <= spec.unchanged]
+    if changed:
+        told = f"{len(changed)} biases and norms have changed and are left out; the first is {changed[0]}"
+        emit(Note(told, "warning"))
+
+
 def differences(
     spec: DistillSpec, tuned: Mapping[str, Weight], base: Mapping[str, Weight], emit: Emit
 ) -> Iterator[tuple[str, Found]]:
@@ -75,6 +86,11 @@ def differences(
         emit(Progress("distill", done + 1, len(base)))
     if refused:
         emit(Note(f"left out, because programs refuse adapters that have them: {', '.join(refused)}", "warning"))
+
+
+def _matrices(parameters: Mapping[str, Weight]) -> dict[str, Weight]:
+    """Module → weight, of linear layers and convolutions."""
+    return {path.removesuffix(".weight"): each for path, each in parameters.items() if len(each.shape) > 1}
 
 
 def _find(path: str, delta: Tensor, spec: DistillSpec) -> Found:

@@ -4,16 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from loractl.specs import InputPath, OutputSection, Positive, Section, Spec
-
-
-class FileSection(OutputSection):
-    format: Literal["diffusers", "kohya"] = Field("diffusers", description="the form of the file")
-    dtype: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="precision of the saved factors")
-
-
-class DeviceSection(Section):
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where the decompositions are computed")
+from loractl.specs import DeviceSection, FileOutputSection, InputPath, Positive, Spec
 
 
 class DistillSpec(Spec):
@@ -26,7 +17,7 @@ class DistillSpec(Spec):
         1e-5, ge=0, allow_inf_nan=False, description="modules with ‖ΔW‖ up to this share of ‖W‖ are left out"
     )
     memory: DeviceSection = Field(DeviceSection(), description="the device")
-    output: FileSection = Field(FileSection(), description="where the result goes, and in which form")
+    output: FileOutputSection = Field(FileOutputSection(), description="where the result goes, and in which form")
 
     writes_file = True
 

@@ -4,12 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from loractl.specs import InputPath, OutputSection, Spec
-
-
-class FileSection(OutputSection):
-    format: Literal["diffusers", "kohya"] = Field("diffusers", description="the form of the file")
-    dtype: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="precision of the saved factors")
+from loractl.specs import FileOutputSection, InputPath, Spec
 
 
 class ExtractSpec(Spec):
@@ -21,6 +16,6 @@ class ExtractSpec(Spec):
     alpha: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="alpha of the modules, if it is not stored; by default the rank"
     )
-    output: FileSection = Field(FileSection(), description="where the result goes, and in which form")
+    output: FileOutputSection = Field(FileOutputSection(), description="where the result goes, and in which form")
 
     writes_file = True

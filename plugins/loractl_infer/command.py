@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from loractl.job import spec_from_options
+from loractl.job import adapter_use, spec_from_options
 from loractl_infer.spec import InferSpec
 
 NAMES = {"sample.prompts": "PROMPTS", "sample.seeds": "--seed", "adapters": "--adapter"}
@@ -15,6 +15,7 @@ def infer(
     prompts: Annotated[list[str], Argument(help="what the pictures show; each may be in quotes", show_default=False)],
     model: Annotated[str, Option(help='"lab", a diffusers folder or a hub id')] = "lab",
     adapter: Annotated[list[str] | None, Option(help="FILE or FILE=WEIGHT; may be given several times")] = None,
+    allow_pickle: Annotated[bool | None, Option("--allow-pickle", help="read .pt and .bin files as well")] = None,
     seed: Annotated[list[int] | None, Option(help="one picture each; may be given several times")] = None,
     steps: Annotated[int | None, Option(help="denoising steps")] = None,
     guidance: Annotated[float | None, Option(help="classifier-free guidance scale")] = None,
@@ -28,7 +29,8 @@ def infer(
     values = {
         "sample.prompts": prompts,
         "model": model,
-        "adapters": [_adapter_use(text) for text in adapter] if adapter else None,
+        "adapters": [adapter_use(text) for text in adapter] if adapter else None,
+        "allow_pickle": allow_pickle,
         "sample.seeds": seed or None,
         "sample.steps": steps,
         "sample.guidance": guidance,
@@ -39,12 +41,3 @@ def infer(
         "output.overwrite": overwrite,
     }
     return spec_from_options(InferSpec, values, NAMES)
-
-
-def _adapter_use(text: str) -> dict[str, str | float]:
-    """FILE or FILE=WEIGHT, as the job's table. What follows the last = is a weight only if it is a number."""
-    path, equals, weight = text.rpartition("=")
-    try:
-        return {"path": path, "weight": float(weight)} if equals else {"path": text}
-    except ValueError:
-        return {"path": text}

@@ -14,12 +14,14 @@ def run(spec: InferSpec, emit: Emit) -> Outcome:
     require_determinism()
     device = pick_device(spec.memory.device)
     model = load_model(spec.model.source, device, pick_dtype(spec.memory.precision, device), spec.model.revision)
+    weights = {}
     for number, use in enumerate(spec.adapters):
-        apply(model, use.path, f"adapter{number}", use.weight)
+        adapter = apply(model, use.path, f"adapter{number}", use.weight, allow_pickle=spec.allow_pickle)
+        if adapter.modules:
+            weights[use.path.stem] = use.weight
     sample = spec.sample
     wanted = requests(model, sample.prompts, sample.seeds, sample.steps, sample.guidance, sample.size, sample.negative)
     folder, scheduler = spec.destination(), type(model.scheduler).__name__
-    weights = {use.path.stem: use.weight for use in spec.adapters}
     files, pictures = {}, []
     for index, picture in enumerate(
         render(model.pipeline, wanted, 4, lambda done, total: emit(Progress("sample", done, total)))

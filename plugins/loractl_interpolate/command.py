@@ -27,6 +27,7 @@ def interpolate(
         str | None, Option(help="diffusers, kohya or cloneofsimo; by default that of the first adapter")
     ] = None,
     dtype: Annotated[str | None, Option(help="fp16, bf16 or fp32; by default the wider of the two")] = None,
+    device: Annotated[str | None, Option(help="where the arithmetic is done: cpu (default) or cuda")] = None,
     name: Annotated[str, Option(help="names the folder")] = "interpolation",
     out: Annotated[Path | None, Option(help="the folder to write")] = None,
     overwrite: Annotated[bool | None, Option("--overwrite", help="replace files that are already there")] = None,
@@ -42,6 +43,7 @@ def interpolate(
         "model": model,
         "sample.prompts": prompt or None,
         "sample.seeds": seed or None,
+        "memory.device": device,
         "name": name,
         "output.format": format,
         "output.dtype": dtype,

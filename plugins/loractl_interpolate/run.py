@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from loractl.device import PRECISIONS
+from loractl.device import PRECISIONS, pick_device
 from loractl.errors import MismatchError
 from loractl.events import Emit, Facts, Progress, Wrote
-from loractl.formats.lineage import child_of, read_parents, renamed
+from loractl.formats.lineage import child_of, read_parents, renamed, without_vectors
 from loractl.method import Outcome
-from loractl.tensors.algebra import align, gram, weighted
+from loractl.tensors.algebra import add_vectors, align, gram, weighted
 from loractl.tensors.lowrank import LowRank
 from loractl.tensors.means import slerp
 from loractl.tensors.threads import one_thread
@@ -30,8 +30,11 @@ def run(spec: InterpolateSpec, emit: Emit) -> Outcome:
 @one_thread()
 def series(spec: InterpolateSpec, emit: Emit) -> dict[str, Path]:
     """Writes the adapters, in order; name → file."""
-    a, b = read_parents([spec.a, spec.b], emit, with_tokens=True)
+    device = pick_device(spec.memory.device if spec.memory.device == "cuda" else "cpu")  # auto is for the sheet
+    a, b = read_parents([spec.a, spec.b], emit, True, device)
     parents = [a, renamed(b, spec.rename)]
+    if spec.mode != "linear":
+        without_vectors(parents, spec.mode)
     rows = align([parent.modules for parent in parents])
     angles = {path: gram(parts) for path, parts in rows.items()} if spec.mode == "slerp" else {}
     emit(Facts("interpolate", {"a": spec.a.name, "b": spec.b.name, "modules": len(rows), "mode": spec.mode}))
@@ -43,7 +46,8 @@ def series(spec: InterpolateSpec, emit: Emit) -> dict[str, Path]:
         dtype = PRECISIONS.get(spec.output.dtype or "")
         child = child_of(parents, weights, spec.provenance(), spec.output.format, dtype)
         file = spec.destination() / f"{index:03}-t{t:g}.safetensors"
-        child.save(file, _live(modules), spec.output.overwrite)
+        vectors = add_vectors([parent.vectors for parent in parents], weights)
+        child.save(file, _live(modules), vectors, spec.output.overwrite)
         files[file.stem] = file
         emit(Wrote(file, child.format))
         emit(Progress("interpolate", index + 1, len(spec.places)))

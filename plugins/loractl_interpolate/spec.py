@@ -26,7 +26,7 @@ class InterpolateSpec(Spec):
     rename: dict[Token, Token] = Field({}, description="other names for learned tokens of b: old → new")
     model: Model | None = Field(None, description="with sample.prompts: what draws a contact sheet across the series")
     sample: PromptedSampleSection | None = Field(None, description="what the contact sheet shows")
-    memory: MemorySection = Field(MemorySection(), description="device and precision of the contact sheet")
+    memory: MemorySection = Field(MemorySection(), description="device, and precision of the contact sheet")
     output: ChildOutputSection = Field(ChildOutputSection(), description="where the result goes, and in which form")
 
     @field_validator("at")

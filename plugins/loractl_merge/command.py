@@ -33,6 +33,7 @@ def merge(
         str | None, Option(help="diffusers, kohya or cloneofsimo; by default that of the first adapter")
     ] = None,
     dtype: Annotated[str | None, Option(help="fp16, bf16 or fp32; by default the widest of any adapter")] = None,
+    device: Annotated[str | None, Option(help="where the arithmetic is done: cpu (default) or cuda")] = None,
     name: Annotated[str, Option(help="names the file")] = "merged",
     out: Annotated[Path | None, Option(help="the file to write")] = None,
     overwrite: Annotated[bool | None, Option("--overwrite", help="replace it if it is there")] = None,
@@ -48,6 +49,7 @@ def merge(
         "ratio": ratio,
         "budget_mb": budget_mb,
         "seed": seed,
+        "memory.device": device,
         "name": name,
         "output.format": format,
         "output.dtype": dtype,

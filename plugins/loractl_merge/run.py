@@ -5,18 +5,19 @@ from math import prod
 
 from torch import Tensor
 
-from loractl.device import PRECISIONS
+from loractl.device import PRECISIONS, pick_device
 from loractl.errors import MismatchError
 from loractl.events import Emit, Facts, Progress, Wrote
-from loractl.formats.lineage import Parent, child_of, read_parents, renamed
+from loractl.formats.lineage import Parent, child_of, read_parents, renamed, without_vectors
 from loractl.inject.targets import matches
 from loractl.method import Outcome
 from loractl.tensors import means, prune
-from loractl.tensors.algebra import align, combine, gram, scaled, weighted
+from loractl.tensors.algebra import add_vectors, align, combine, gram, scaled, weighted
 from loractl.tensors.lowrank import LowRank
 from loractl.tensors.threads import one_thread
 from loractl.tensors.truncate import Decomposed, Size, captured, choose_ranks, decompose, decompose_dense, truncate
-from loractl_merge.blocks import block_of, factors
+from loractl_merge.blocks import block_of
+from loractl_merge.blocks import factors as block_factors
 from loractl_merge.spec import MergeInput, MergeSpec
 
 Modules = Mapping[str, LowRank]
@@ -24,14 +25,17 @@ Modules = Mapping[str, LowRank]
 
 @one_thread()
 def run(spec: MergeSpec, emit: Emit) -> Outcome:
-    read = read_parents([use.path for use in spec.adapters], emit, with_tokens=True)
+    read = read_parents([use.path for use in spec.adapters], emit, True, pick_device(spec.memory.device))
     parents = [renamed(parent, use.rename) for parent, use in zip(read, spec.adapters, strict=True)]
-    adapters = [adjusted(parent, use) for parent, use in zip(parents, spec.adapters, strict=True)]
+    if spec.algorithm != "sum":
+        without_vectors(parents, spec.algorithm)
+    factors = [factors_of(parent, use) for parent, use in zip(parents, spec.adapters, strict=True)]
+    adapters, vectors = zip(*map(adjusted, parents, factors), strict=True)
     dtype = PRECISIONS.get(spec.output.dtype or "")
     child = child_of(parents, spec.weights, spec.provenance(), spec.output.format, dtype)
     modules, energy = merged(spec, adapters, child.dtype.itemsize, emit)
     file = spec.destination()
-    child.save(file, modules, spec.output.overwrite)
+    child.save(file, modules, add_vectors(vectors, spec.weights), spec.output.overwrite)
     emit(Facts("merge", facts(spec, parents, modules, energy)))
     emit(Wrote(file, child.format))
     parameters = sum(low.down.numel() + low.up.numel() for low in modules.values())
@@ -39,15 +43,27 @@ def run(spec: MergeSpec, emit: Emit) -> Outcome:
     return Outcome({child.format: file}, numbers)
 
 
-def adjusted(parent: Parent, use: MergeInput) -> dict[str, LowRank]:
-    """The adapter with its factors by block and by pattern; MismatchError when they touch no module."""
-    by_block = factors(use.vector) if use.vector else {}
-    if by_block and not any(map(block_of, parent.modules)):
+def factors_of(parent: Parent, use: MergeInput) -> dict[str, float]:
+    """Module → factor, by block and by pattern; MismatchError when these touch no module."""
+    modules = {*parent.modules, *map(module_of, parent.vectors)}
+    by_block = block_factors(use.vector) if use.vector else {}
+    if by_block and not any(map(block_of, modules)):
         raise MismatchError(f"{use.path} has no module in a block of a UNet: remove its block weights")
     for pattern in use.layers:
-        if not any(matches(path, pattern) for path in parent.modules):
+        if not any(matches(path, pattern) for path in modules):
             raise MismatchError(f"{use.path} has no module {pattern}: correct the pattern or remove it")
-    return {path: scaled(low, _factor(path, by_block, use.layers)) for path, low in parent.modules.items()}
+    return {path: _factor(path, by_block, use.layers) for path in modules}
+
+
+def adjusted(parent: Parent, factors: Mapping[str, float]) -> tuple[dict[str, LowRank], dict[str, Tensor]]:
+    """The updates of the weights, and of the biases and norms, times their modules' factors."""
+    modules = {path: scaled(low, factors[path]) for path, low in parent.modules.items()}
+    return modules, {path: factors[module_of(path)] * vector for path, vector in parent.vectors.items()}
+
+
+def module_of(parameter: str) -> str:
+    """The module that a bias or a norm's weight belongs to."""
+    return parameter.rpartition(".")[0]
 
 
 def merged(spec: MergeSpec, adapters: Sequence[Modules], itemsize: int, emit: Emit) -> tuple[dict[str, LowRank], float]:

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from loractl.specs import ChildOutputSection, Finite, InputPath, Section, Share, SizedSpec, Token
+from loractl.specs import ChildOutputSection, DeviceSection, Finite, InputPath, Section, Share, SizedSpec, Token
 from loractl_merge.blocks import PRESETS, VECTORS
 
 DENSE = ("ties", "dare", "prune", "breadcrumbs")  # they change single entries of ΔW
@@ -47,6 +47,7 @@ class MergeSpec(SizedSpec):
     )
     alpha: Finite | None = Field(None, description="of two adapters: alpha · first + (1 − alpha) · second")
     density: Share = Field(0.5, description="share of entries that ties, dare, prune and breadcrumbs keep of each ΔW")
+    memory: DeviceSection = Field(DeviceSection(), description="the device")
     output: ChildOutputSection = Field(ChildOutputSection(), description="where the result goes, and in which form")
 
     writes_file = True

@@ -1,6 +1,6 @@
 """Carries out a resizing job: read, decompose, keep the largest singular values, write."""
 
-from loractl.device import PRECISIONS
+from loractl.device import PRECISIONS, pick_device
 from loractl.events import Emit, Facts, Wrote
 from loractl.formats.lineage import child_of, read_parents
 from loractl.method import Outcome
@@ -11,7 +11,7 @@ from loractl_resize.spec import ResizeSpec
 
 @one_thread()
 def run(spec: ResizeSpec, emit: Emit) -> Outcome:
-    (parent,) = read_parents([spec.adapter], emit, with_tokens=True)
+    (parent,) = read_parents([spec.adapter], emit, True, pick_device(spec.memory.device))
     dtype = PRECISIONS.get(spec.output.dtype or "")
     child = child_of([parent], [1.0], spec.provenance(), spec.output.format, dtype)
     decomposed = {path: decompose(low) for path, low in parent.modules.items()}
@@ -19,7 +19,7 @@ def run(spec: ResizeSpec, emit: Emit) -> Outcome:
     ranks = choose_ranks(decomposed, Size(spec.rank, spec.energy, spec.ratio, parameters))
     modules, energy = truncate(decomposed, ranks), captured(decomposed, ranks)
     file = spec.destination()
-    child.save(file, modules, spec.output.overwrite)
+    child.save(file, modules, parent.vectors, spec.output.overwrite)
     before, after = (sum(low.rank for low in each.values()) for each in (parent.modules, modules))
     emit(Facts("resize", {"modules": f"{len(parent.modules)} → {len(modules)}", "sum of ranks": f"{before} → {after}"}))
     emit(Wrote(file, child.format))

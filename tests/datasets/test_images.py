@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loractl.data.captions import read_caption
-from loractl.data.images import find_pictures, read_picture, square, survey
+from loractl.data.examples import Example, survey_examples
+from loractl.data.images import cut, find_pictures, read_picture, square
 from loractl.errors import InputError
 
 
@@ -57,8 +57,8 @@ def test_bad_files_are_all_listed_with_reasons(tmp_path: Path) -> None:
     (tmp_path / "truncated.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "page.jpg").write_text("<html>not found</html>")
-    good, bad = survey(find_pictures(tmp_path))
-    assert [path.name for path in good] == ["good.png"]
+    good, bad = survey_examples([Example(path, "") for path in find_pictures(tmp_path)])
+    assert [example.path.name for example in good] == ["good.png"]
     assert [picture.path.name for picture in bad] == ["empty.jpg", "page.jpg", "truncated.png"]
     assert all(picture.reason for picture in bad)
 
@@ -71,11 +71,10 @@ def test_the_square_is_cut_where_it_is_asked_for() -> None:
     assert square(picture, 5).size == (5, 5)
 
 
-def test_captions(tmp_path: Path) -> None:
-    picture = tmp_path / "a_red-dog.png"
-    assert read_caption(picture, "prompt", "a photo of sks dog") == "a photo of sks dog"
-    assert read_caption(picture, "filename", "") == "a red dog"
-    with pytest.raises(InputError, match=r"a_red-dog\.txt"):
-        read_caption(picture, "sidecar", "")
-    (tmp_path / "a_red-dog.txt").write_text("  sks dog asleep\n")
-    assert read_caption(picture, "sidecar", "") == "sks dog asleep"
+def test_a_cut_has_the_shape_that_is_asked_for() -> None:
+    picture = Image.new("RGB", (40, 20), "black")
+    picture.paste("white", (30, 0, 40, 20))
+    assert max(cut(picture, (10, 10), x=1.0).getpixel((2, 5))) < 5
+    assert min(cut(picture, (10, 10), x=1.0).getpixel((8, 5))) > 250
+    assert cut(picture, (10, 20), x=1.0).getextrema() == ((255, 255),) * 3  # the rightmost 10 × 20
+    assert cut(picture, (40, 20)).tobytes() == picture.tobytes()

@@ -7,6 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from loractl.formats.natives import natives, row_ranges
 from loractl.formats.safefile import write_tensors
 from loractl.formats.sgm import to_sgm
 from loractl.inject.targets import resolve
@@ -63,6 +64,27 @@ def write_single(path: Path, unet: nn.Module, dtype: torch.dtype = torch.float32
     tensors = {f"{NATIVE}{native(name)}": tensor for name, tensor in unet.state_dict().items()} | open_clip()
     tensors["first_stage_model.decoder.conv_in.weight"] = torch.ones(4, 4, 3, 3)
     write_tensors(path, {key: tensor.to(dtype) for key, tensor in tensors.items()}, {"kept": "yes", "sshs_hash": "old"})
+    return path
+
+
+def write_native(path: Path, transformer: nn.Module, base: str) -> Path:
+    """A transformer's weights in one file as its maker has them; `base` is "sd3" or "flux"."""
+    weights = {
+        f"transformer.{name}": layer.weight.detach()
+        for name, layer in transformer.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    }
+    tensors = {}
+    for name, module in natives(weights, base).items():
+        assert module
+        first = weights[module.paths[0]]
+        whole = first.new_empty(sum(len(weights[part]) for part in module.paths), *first.shape[1:])
+        for part, ranges in row_ranges(module, len(whole), first.shape[1]).items():
+            pieces = weights[part].split([len(rows) for rows in ranges])
+            for rows, piece in zip(ranges, pieces, strict=True):
+                whole[rows.start : rows.stop] = piece
+        tensors[f"{NATIVE}{name}.weight"] = whole
+    write_tensors(path, tensors, {})
     return path
 
 

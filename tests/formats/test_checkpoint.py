@@ -3,95 +3,25 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_open_clip_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from torch import Tensor
 
 from loractl.errors import FormatError, InputError, NumericsError
 from loractl.formats.checkpoint import as_safetensors, model_weights
-from loractl.formats.ldm import shares
 from loractl.formats.rewrite import BLOCK, rewrite
 from loractl.formats.safefile import read_header, read_tensors, write_tensors
 from loractl.inject.targets import injectable
-from tests.formats.models import NATIVE, OPEN_CLIP, WIDTH, native, open_clip, small_unet, write_folder, write_single
-
-SD15 = Path(__file__).parents[1] / "data/sd15/unet.json"
-# What differs from Stable Diffusion 1.5 in the public configurations.
-SD21 = {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
-SDXL = {
-    "block_out_channels": [320, 640, 1280],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "transformer_layers_per_block": [1, 2, 10],
-    "cross_attention_dim": 2048,
-    "attention_head_dim": [5, 10, 20],
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
+from loractl.tensors.lowrank import LowRank
+from tests.formats.models import NATIVE, OPEN_CLIP, open_clip, small_unet, write_folder, write_single
 
 
 def silent(done: int, total: int) -> None:
     assert 0 < done <= total
-
-
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("changes", [{}, SD21, SDXL], ids=["sd15", "sd21", "sdxl"])
-def test_the_native_names_are_a_bijection_and_diffusers_agrees(changes: dict[str, Any]) -> None:
-    config = json.loads(SD15.read_text(encoding="utf-8")) | changes
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
-    names = list(unet.state_dict())
-    of_layout = {name: native(name) for name in names}
-    if changes is SDXL:
-        of_layout |= {name: new.replace("blocks.2.1.conv", "blocks.2.2.conv") for name, new in of_layout.items()}
-    assert len(set(of_layout.values())) == len(names)
-    assert convert_ldm_unet_checkpoint({NATIVE + new: name for name, new in of_layout.items()}, config) == {
-        name: name for name in names
-    }
-    for path in injectable(unet):
-        assert [*shares(f"{NATIVE}{of_layout[f'{path}.weight']}")] == [(f"unet.{path}", 0, 1)]
-
-
-def test_openclip_is_cut_as_diffusers_cuts_it() -> None:
-    tensors = open_clip(24)
-    text_model = SimpleNamespace(config=SimpleNamespace(hidden_size=WIDTH))
-    wanted = {
-        name: tensor for name, tensor in convert_open_clip_checkpoint(text_model, tensors).items() if tensor.ndim == 2
-    }
-    found = {}
-    for key, tensor in tensors.items():
-        for path, part, parts in shares(key):
-            found[path.replace("text_encoder.", "text_model.") + ".weight"] = tensor.chunk(parts)[part]
-    assert found.keys() == wanted.keys() and len(found) == 23 * 6
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-
-
-@pytest.mark.parametrize("prefix", ["cond_stage_model.transformer.", "conditioner.embedders.0.transformer."])
-@pytest.mark.parametrize("level", ["text_model.", ""])
-def test_clip_has_its_own_names(prefix: str, level: str) -> None:
-    with torch.device("meta"):
-        model = CLIPTextModel(CLIPTextConfig())
-    paths = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
-    assert len(paths) == 72
-    for path in paths:
-        assert [share.path for share in shares(f"{prefix}{level}{path}.weight")] == [f"text_encoder.{path}"]
-
-
-def test_what_no_adapter_touches_is_no_module() -> None:
-    for key in ("first_stage_model.encoder.conv_in.weight", f"{OPEN_CLIP}.0.ln_1.weight", f"{NATIVE}out.2.bias", "x"):
-        assert shares(key) == ()
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -152,6 +82,24 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     write_tensors(tmp_path / "other.safetensors", {"a.weight": torch.ones(2, 2)}, {})
     with pytest.raises(InputError, match="no weights of a UNet"):
         model_weights(tmp_path / "other.safetensors")
+
+
+def test_a_transposed_projection_is_read_and_changed_transposed(tmp_path: Path) -> None:
+    key = "conditioner.embedders.1.model.text_projection"
+    write_tensors(tmp_path / "m.safetensors", {key: torch.arange(6.0).view(2, 3)}, {})
+    weight = model_weights(tmp_path / "m.safetensors")["text_encoder_2.text_projection"]
+    assert weight.shape == (3, 2) and weight.read().tolist() == [[0, 3], [1, 4], [2, 5]]
+    low = LowRank(torch.rand(1, 2), torch.rand(3, 1), 1.0)
+    ((first, part),) = weight.places(low)
+    assert first == 0 and isinstance(part, LowRank)
+    assert torch.equal(part.delta(), low.delta().T)
+
+
+def test_eight_bits_with_factors_are_refused(tmp_path: Path) -> None:
+    tensors = {f"{NATIVE}double_blocks.0.img_mlp.0.{part}": torch.ones(4, 4) for part in ("weight", "scale_weight")}
+    write_tensors(tmp_path / "m.safetensors", tensors, {})
+    with pytest.raises(FormatError, match="8 bits with factors"):
+        model_weights(tmp_path / "m.safetensors")
 
 
 # --- pickles ---------------------------------------------------------------------------------------------------------

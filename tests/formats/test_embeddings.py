@@ -91,6 +91,14 @@ def test_the_keys_are_those_that_other_programs_look_for(tmp_path: Path) -> None
     assert content["name"] == "cat"
 
 
+@pytest.mark.parametrize("form", ["a1111", "learned_embeds"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_token_of_stable_diffusion_takes_a_few_kilobytes(tmp_path: Path, form: str, dtype: torch.dtype) -> None:
+    metadata = {"loractl": "x" * 4000}  # the job that learned it
+    save_adapter(tmp_path / "a", Adapter({}, metadata, {"text_encoder.<rex>": L[:1]}), form, dtype=dtype, name="a")
+    assert (tmp_path / "a").stat().st_size <= 8192
+
+
 @pytest.mark.parametrize("form", ["a1111", "learned_embeds", "diffusers"])
 def test_two_tokens_or_modules_are_not_written_as_one_embedding(tmp_path: Path, form: str) -> None:
     two = {"text_encoder.a": L, "text_encoder.b": L}

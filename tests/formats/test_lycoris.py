@@ -8,8 +8,9 @@ from lycoris.functional import general, locon, loha, lokr
 from safetensors.torch import save_file
 from torch import Tensor
 
-from loractl.errors import FormatError
+from loractl.errors import FormatError, MismatchError
 from loractl.formats import inspect, load_adapter, save_adapter
+from loractl.formats.safefile import read_tensors
 from tests.formats.adapters import FLAT, QUERY, relative
 
 CONV = "unet.down_blocks.0.resnets.1.conv1"
@@ -162,6 +163,63 @@ def test_what_cannot_be_known_is_refused_by_name(tmp_path: Path, parts: dict[str
     with pytest.raises(FormatError, match=words) as caught:
         load_adapter(tmp_path / "a")
     assert QUERY in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("weight", "on_input"), "IA3"),
+        (("oft_blocks", "rescale", "alpha"), "BOFT"),
+        (("a1.weight", "a2.weight", "b1.weight", "b2.weight"), "GLoRA"),
+        (("oft_blocks", "diff_b"), "OFT"),
+    ],
+)
+def test_what_cannot_be_known_is_shown_key_by_key(tmp_path: Path, names: tuple[str, ...], words: str) -> None:
+    """Beside an update that is understood, and a bias that is a vector."""
+    strange = {f"{FLAT}.{name}": torch.ones(2, 2) for name in names}
+    lora = {"lora_down.weight": torch.ones(2, 12, 3, 3), "lora_up.weight": torch.ones(24, 2, 1, 1)}
+    lora |= {"diff_b": torch.ones(24)}
+    save_file(strange | {f"{FLAT_CONV}.{part}": tensor for part, tensor in lora.items()}, tmp_path / "a")
+    found = inspect(tmp_path / "a")
+    ((reason, keys),) = found["foreign"].items()
+    assert words in reason and keys == sorted(strange)
+    assert (found["held"], found["vectors"], found["unknown"]) == ({"lora": 1}, [f"{CONV}.bias"], [])
+
+
+def test_a_file_of_ia3_alone_is_no_embedding(tmp_path: Path) -> None:
+    save_file({f"{FLAT}.weight": torch.ones(8), f"{FLAT}.on_input": torch.tensor(True)}, tmp_path / "a")
+    assert inspect(tmp_path / "a")["kind"] == "lora"
+
+
+@pytest.mark.parametrize("norm_part", ["w_norm", "diff"])
+def test_biases_and_norms_are_written_again_as_they_were(tmp_path: Path, norm_part: str) -> None:
+    """A norm's weight is a vector by either name."""
+    norm = f"{FLAT.removesuffix('attn1_to_q')}norm1"
+    tensors = {
+        f"{FLAT}.lora_down.weight": torch.randn(2, 8),
+        f"{FLAT}.lora_up.weight": torch.randn(8, 2),
+        f"{FLAT}.alpha": torch.tensor(2.0),
+        f"{FLAT}.diff_b": torch.randn(8),
+        f"{norm}.{norm_part}": torch.randn(8),
+        f"{norm}.b_norm": torch.randn(8),
+    }
+    save_file(tensors, tmp_path / "a")
+    save_adapter(tmp_path / "b", load_adapter(tmp_path / "a", whole=True), "kohya", dtype=torch.float32, name="b")
+    written, _ = read_tensors(tmp_path / "b")
+    wanted = dict(tensors)
+    wanted[f"{norm}.w_norm"] = wanted.pop(f"{norm}.{norm_part}")
+    assert written.keys() == wanted.keys()
+    assert all(torch.equal(written[key], wanted[key]) for key in wanted)
+    for form in ("diffusers", "cloneofsimo"):
+        with pytest.raises(MismatchError, match="no place for differences of biases and norms"):
+            save_adapter(tmp_path / form, load_adapter(tmp_path / "a", whole=True), form, name="c")  # type: ignore[arg-type]
+
+
+def test_a_norm_with_two_differences_is_refused(tmp_path: Path) -> None:
+    norm = f"{FLAT.removesuffix('attn1_to_q')}norm1"
+    save_file({f"{norm}.diff": torch.ones(8), f"{norm}.w_norm": torch.ones(8)}, tmp_path / "a")
+    with pytest.raises(FormatError, match="norm1"):
+        load_adapter(tmp_path / "a", whole=True)
 
 
 def test_a_glora_whose_first_half_is_zero_is_read(tmp_path: Path) -> None:

@@ -2,14 +2,19 @@
 apart and together exactly.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from safetensors.torch import save_file
 from torch import nn
 
-from loractl.errors import MismatchError
+from loractl.errors import FormatError, MismatchError
+from loractl.formats import load_adapter, save_adapter
 from loractl.formats.names import flatten
-from loractl.formats.natives import Native, find, find_own, fuse, natives, split
+from loractl.formats.natives import Native, find, find_own, fuse, fuse_vectors, natives, split, split_vector
+from loractl.formats.safefile import read_header
 from loractl.formats.sgm import from_flat_sgm, from_sgm, to_sgm
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
@@ -51,6 +56,65 @@ def test_every_layer_of_a_transformer_has_one_native_name(name: str, native: int
     for path in paths:
         own = path.removeprefix("transformer.")
         assert find_own(own) == find_own(flatten(own), flat=True) == Native((path,))
+
+
+# What sd-scripts trains: all linear layers of its SingleDiTBlock (networks/lora_sd3.py, library/sd3_models.py), or of
+# its DoubleStreamBlock and SingleStreamBlock (networks/lora_flux.py, library/flux_models.py), and what `emb_dims` and
+# `in_dims` name; of CLIP and T5, attention and feed-forward. The list of Flux is that of networks/convert_flux_lora.py.
+SD_SCRIPTS_BLOCK = ("attn_qkv", "attn_proj", "mlp_fc1", "mlp_fc2", "adaLN_modulation_1")
+SD_SCRIPTS_CLIP = [f"self_attn_{name}_proj" for name in ("q", "k", "v", "out")] + ["mlp_fc1", "mlp_fc2"]
+SD_SCRIPTS_T5 = [f"0_SelfAttention_{name}" for name in "qkvo"]
+SD_SCRIPTS_T5 += [f"1_DenseReluDense_{name}" for name in ("wi_0", "wi_1", "wo")]
+
+
+def sd_scripts_names(name: str) -> set[str]:
+    """The names of all modules that sd-scripts makes for a denoiser."""
+    if name == "flux":
+        stream = ("attn_qkv", "attn_proj", "mlp_0", "mlp_2", "mod_lin")
+        double = {f"double_blocks_{n}_{side}_{own}" for n in range(19) for side in ("img", "txt") for own in stream}
+        single = {f"single_blocks_{n}_{own}" for n in range(38) for own in ("linear1", "linear2", "modulation_lin")}
+        inner = {f"{own}_in_{layer}" for own in ("time", "vector", "guidance") for layer in ("in_layer", "out_layer")}
+        return double | single | inner | {"img_in", "txt_in"}
+    context = {n: SD_SCRIPTS_BLOCK if n < 23 else ("attn_qkv", "adaLN_modulation_1") for n in range(24)}
+    found = {f"joint_blocks_{n}_x_block_{own}" for n in range(24) for own in SD_SCRIPTS_BLOCK}
+    found |= {f"joint_blocks_{n}_context_block_{own}" for n, names in context.items() for own in names}
+    if name == "sd3.5":
+        found |= {f"joint_blocks_{n}_x_block_attn2_{own}" for n in range(13) for own in ("qkv", "proj")}
+    found |= {f"{own}_embedder_mlp_{layer}" for own in "ty" for layer in (0, 2)}
+    return found | {"context_embedder", "x_embedder_proj", "final_layer_adaLN_modulation_1", "final_layer_linear"}
+
+
+@pytest.mark.parametrize("name", ["sd3", "sd3.5", "flux"])
+def test_the_names_are_those_that_sd_scripts_gives(name: str) -> None:
+    """Of all layers, but for the last two of Flux, which it has no setting for."""
+    paths = [f"transformer.{path}" for path in layers(transformer(name))]
+    ours = {flatten(native) for native in natives(paths, name.removesuffix(".5"))}
+    beyond = {"final_layer_adaLN_modulation_1", "final_layer_linear"} if name == "flux" else set()
+    assert ours - beyond == sd_scripts_names(name)
+
+
+@pytest.mark.parametrize(
+    ("base", "prefix", "component", "names"),
+    [
+        ("sd3", "lora_te1_text_model_encoder_layers_{}_", "text_encoder", SD_SCRIPTS_CLIP),
+        ("sd3", "lora_te2_text_model_encoder_layers_{}_", "text_encoder_2", SD_SCRIPTS_CLIP),
+        ("sd3", "lora_te3_encoder_block_{}_layer_", "text_encoder_3", SD_SCRIPTS_T5),
+        ("flux", "lora_te1_text_model_encoder_layers_{}_", "text_encoder", SD_SCRIPTS_CLIP),
+        ("flux", "lora_te3_encoder_block_{}_layer_", "text_encoder_2", SD_SCRIPTS_T5),
+    ],
+)
+def test_sd_scripts_names_of_text_encoders_are_read_and_written(
+    tmp_path: Path, base: str, prefix: str, component: str, names: list[str]
+) -> None:
+    denoiser = {"sd3": "joint_blocks_0_x_block_attn_proj", "flux": "double_blocks_0_img_mlp_0"}[base]
+    keys = [f"lora_unet_{denoiser}", *(prefix.format(n) + name for n in (0, 11) for name in names)]
+    tensors = {f"{key}.lora_{part}.weight": torch.ones(2, 2) for key in keys for part in ("down", "up")}
+    save_file(tensors, tmp_path / "a", {"ss_base_model_version": "flux1" if base == "flux" else "sd3"})
+    adapter = load_adapter(tmp_path / "a")
+    assert {path.partition(".")[0] for path in adapter.modules} == {"transformer", component}
+    save_adapter(tmp_path / "b", adapter, "kohya", name="b")
+    written = read_header(tmp_path / "b").entries.keys()
+    assert {key for key in written if not key.endswith(".alpha")} == tensors.keys()
 
 
 def test_every_layer_of_sdxl_has_one_native_name() -> None:
@@ -141,6 +205,33 @@ def test_scale_and_shift_change_places_in_a_modulation_of_two() -> None:
     assert torch.equal(
         split(Native(("transformer.transformer_blocks.0.norm1.linear",), native=True), six).popitem()[1].up, six.up
     )
+
+
+@pytest.mark.parametrize("present", [(0, 1, 2, 3), (0, 2), (3,)])
+@pytest.mark.parametrize("width", [8, None])
+def test_fused_vectors_are_exact_both_ways(present: tuple[int, ...], width: int | None) -> None:
+    module = find("single_blocks.7.linear1")
+    assert module
+    sizes = [8, 8, 8, 32]
+    parts = {path: torch.rand(sizes[n]) + 1 for n, path in enumerate(module.paths) if n in present}
+    whole = fuse_vectors(module, parts, width)
+    wanted = [parts.get(path, torch.zeros(size)) for path, size in zip(module.paths, sizes, strict=True)]
+    assert torch.equal(whole, torch.cat(wanted))
+    assert all(torch.equal(split_vector(module, whole, width)[path], parts[path]) for path in parts)
+
+
+def test_the_bias_of_a_turned_modulation_is_turned_too() -> None:
+    """As the rows of its weight; six parts stay as they are, and a bias alone that may be either is refused."""
+    last, inner = find("final_layer.adaLN_modulation.1"), find("joint_blocks.0.context_block.adaLN_modulation.1")
+    assert last and inner
+    for width in (2, None):
+        (turned,) = split_vector(last, torch.tensor([1.0, 1, 2, 2]), width).values()
+        assert turned.tolist() == [2, 2, 1, 1]
+        assert fuse_vectors(last, {last.paths[0]: turned}, width).tolist() == [1, 1, 2, 2]
+    six = torch.arange(12.0)
+    assert torch.equal(split_vector(inner, six, 2)[inner.paths[0]], six)
+    with pytest.raises(FormatError, match="has a bias alone"):
+        split_vector(inner, six, None)
 
 
 def test_parts_that_do_not_fit_together_are_not_fused() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from loractl.errors import InputError
+from loractl.errors import FormatError, InputError
 from loractl.formats import load_adapter, save_adapter
 from loractl.formats.report import blocks, describe, prospects
 from loractl.formats.safefile import read_tensors
@@ -36,13 +36,22 @@ def test_blocks_stand_in_the_order_of_their_numbers() -> None:
     ]
 
 
-def test_a_file_that_is_not_understood_is_described_all_the_same(tmp_path: Path) -> None:
+def test_what_is_not_understood_is_listed_beside_what_is(tmp_path: Path) -> None:
     save_adapter(tmp_path / "a", example(), "kohya", name="a")
     tensors, _ = read_tensors(tmp_path / "a")
     save_file({**tensors, "lora_unet_nowhere.lora_up.weight": tensors[min(tensors)].clone()}, tmp_path / "b")
     said = describe(tmp_path / "b")
     assert said["unknown"] == ["lora_unet_nowhere.lora_up.weight"]
-    assert said["base"] is None and "norm" not in said
+    assert said["norm"] == pytest.approx(describe(tmp_path / "a")["norm"])
+
+
+def test_a_pickle_is_described_when_it_may_be_read() -> None:
+    file = DISNEY.with_name("bad-artist.pt")
+    with pytest.raises(FormatError, match="could run code"):
+        describe(file)
+    assert describe(file, allow_pickle=True)["tokens"] == {"text_encoder.bad-artist": [2, 768]}
+    (group,) = prospects(file, "a1111", allow_pickle=True)["groups"]
+    assert group["keys"] == ["string_to_param.*"]
 
 
 def test_other_programs_are_not_guessed_at() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loractl.lab.scenes import SUBJECT_ATTRIBUTES
+from loractl.lab.scenes import PLACES, SUBJECT_ATTRIBUTES
 from loractl.lab.scores import class_drift, common_subject, place_prompts, prompt_fidelity, subject_fidelity
 
 SUBJECT = dict.fromkeys(SUBJECT_ATTRIBUTES, "x")
@@ -30,6 +30,14 @@ def test_drift_is_total_variation_over_seven_attributes() -> None:
 
 
 def test_places_take_turns() -> None:
-    prompts = place_prompts("a sks critter", 20)
+    prompts = place_prompts(["a sks critter"], 20)
     assert prompts[0] == ("a sks critter on the grass", "grass") == prompts[10]
     assert len({place for _, place in prompts}) == 10
+
+
+def test_every_prompt_goes_to_every_place() -> None:
+    prompts = place_prompts(["one", "two"], 40)
+    assert {prompt for prompt, _ in prompts} == {
+        f"{name} {words}" for name in ("one", "two") for words in PLACES.values()
+    }
+    assert prompts[:20] == prompts[20:]

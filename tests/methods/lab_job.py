@@ -15,7 +15,7 @@ SHORT = (
     "prior.num_images=2",
     "sample.steps=2",
     "sample.seeds=[0]",
-    "eval.metrics=[]",
+    "eval.encoders=[]",
 )
 
 

@@ -23,8 +23,19 @@ from loractl.inject.inject import load_into
 from loractl.specs import OutputSection
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
-from tests.formats.models import OPEN_CLIP, WIDTH, open_clip, small_unet, unet_adapter, write_folder, write_single
+from tests.formats.adapters import random_update
+from tests.formats.models import (
+    OPEN_CLIP,
+    WIDTH,
+    open_clip,
+    small_unet,
+    unet_adapter,
+    write_folder,
+    write_native,
+    write_single,
+)
 from tests.methods.lab_job import JOBS, run_job
+from tests.tiny import tiny
 
 
 def denoise(unet: nn.Module) -> Tensor:
@@ -94,6 +105,50 @@ def test_one_of_fused_modules(tmp_path: Path) -> None:
     wanted[WIDTH : 2 * WIDTH] += low.delta()
     found = read_tensors(tmp_path / "out.safetensors")[0][f"{OPEN_CLIP}.1.attn.in_proj_weight"]
     torch.testing.assert_close(found, wanted)
+
+
+@torch.no_grad()
+def test_biases_and_norms_are_added_too(tmp_path: Path) -> None:
+    """In both layouts; of OpenCLIP's joined bias only the rows of one module."""
+    unet = small_unet()
+    shapes = {"unet.conv_norm_out.weight": 8, "unet.conv_in.bias": 8, "unet.mid_block.resnets.0.norm1.bias": 16}
+    vectors = {path: torch.randn(size) for path, size in shapes.items()}
+    low = {"unet.conv_out": LowRank(torch.zeros(1, 8, 3, 3), torch.zeros(4, 1, 1, 1), 1.0)}
+    save_adapter(tmp_path / "a", Adapter(low, vectors=vectors), "kohya", dtype=torch.float32, name="a")
+    run(job(write_folder(tmp_path / "model", unet), tmp_path / "baked", (tmp_path / "a", -2.0)))
+    state = UNet2DConditionModel.from_pretrained(tmp_path / "baked/unet").state_dict()
+    for name, tensor in unet.state_dict().items():
+        added = vectors.get(f"unet.{name}")
+        torch.testing.assert_close(state[name], tensor if added is None else tensor - 2 * added)
+    bias = {"text_encoder.encoder.layers.1.self_attn.v_proj.bias": torch.arange(1.0, WIDTH + 1)}
+    save_adapter(tmp_path / "b", Adapter(low, vectors=bias), "kohya", dtype=torch.float32, name="b")
+    single = write_single(tmp_path / "model.safetensors", unet)
+    run(job(single, tmp_path / "out.safetensors", (tmp_path / "b", 1.0)))
+    before, after = (read_tensors(path)[0] for path in (single, tmp_path / "out.safetensors"))
+    changed = {key: after[key] - before[key] for key in before if not torch.equal(after[key], before[key])}
+    assert changed.keys() == {f"{OPEN_CLIP}.1.attn.in_proj_bias"}
+    wanted = torch.cat([torch.zeros(2 * WIDTH), torch.arange(1.0, WIDTH + 1)])
+    torch.testing.assert_close(changed[f"{OPEN_CLIP}.1.attn.in_proj_bias"], wanted)
+
+
+@pytest.mark.parametrize("version", ["sd3", "flux1"])
+def test_a_transformer_in_one_file_is_the_one_that_runs_the_adapter(tmp_path: Path, version: str) -> None:
+    """Native tensors, q, k and v in one and scale and shift in the other order, as `distill` finds them again too."""
+    transformer = tiny(version).transformer
+    generator = torch.Generator().manual_seed(0)
+    modules = {
+        f"transformer.{path}": random_update(tuple(layer.weight.shape), 2, 1.0, generator)
+        for path, layer in transformer.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    }
+    single = write_native(tmp_path / "model.safetensors", transformer, version.removesuffix("1"))
+    save_adapter(tmp_path / "a", Adapter(modules), "diffusers", dtype=torch.float32, name="a")
+    run(job(single, tmp_path / "out.safetensors", (tmp_path / "a", 0.5)))
+    found = model_weights(tmp_path / "out.safetensors")
+    assert found.keys() == modules.keys()
+    for path, low in modules.items():
+        weight = transformer.get_parameter(f"{path.removeprefix('transformer.')}.weight")
+        torch.testing.assert_close(found[path].read(), weight + 0.5 * low.delta())
 
 
 def test_metadata_say_what_was_added_and_nothing_stale(tmp_path: Path) -> None:

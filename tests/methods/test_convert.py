@@ -14,9 +14,11 @@ from loractl.errors import FormatError, InputError, JobError, MismatchError
 from loractl.events import Event, Note
 from loractl.formats import FormatName, inspect, load_adapter, save_adapter
 from loractl.formats.bases import BASES
+from loractl.formats.names import canonical
 from loractl.tensors.adapter import Adapter
 from tests.formats.adapters import are_equal, distance, example, random_update
 from tests.methods.lab_job import JOBS, run_job
+from tests.tiny import tiny
 
 DATA = Path(__file__).parents[1] / "data/adapters"
 
@@ -44,6 +46,34 @@ def test_for_diffusers_each_token_has_its_own_file(tmp_path: Path) -> None:
     assert {path.name for path in outcome.files.values()} == {f"d{end}.safetensors" for end in ("", ".s1", ".s2")}
     assert inspect(outcome.files["diffusers"])["tokens"] == {}
     assert inspect(outcome.files["d.s1"])["tokens"] == {"text_encoder.<s1>": [1, 768]}
+
+
+@pytest.mark.parametrize("names", [("q_proj", "k_proj", "v_proj"), ("q_proj", "fc1", "fc2")])
+def test_diffusers_loads_a_text_encoder_without_out_proj(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """It takes the converted file whole. Kohya's own it refuses for want of one, or leaves attention out unasked."""
+    pipeline = tiny("sd_v1")
+    generator = torch.Generator().manual_seed(0)
+    modules = {
+        canonical(f"text_encoder.{path}"): random_update(tuple(layer.weight.shape), 2, 3.0, generator)
+        for path, layer in pipeline.text_encoder.named_modules()
+        if path.endswith(names)
+    }
+    assert modules
+    save_adapter(tmp_path / "kohya.safetensors", Adapter(modules), "kohya", dtype=torch.float32, name="k")
+    if "fc1" not in names:
+        with pytest.raises(ValueError, match="infer state dict type"):
+            pipeline.load_lora_weights(tmp_path, weight_name="kohya.safetensors")
+    file = converted(tmp_path / "kohya.safetensors", tmp_path / "adapter.safetensors", "diffusers")
+    before = {name: tensor.clone() for name, tensor in pipeline.text_encoder.state_dict().items()}
+    pipeline.load_lora_weights(tmp_path, weight_name=file.name)
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    after = pipeline.text_encoder.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if canonical(f"text_encoder.{name}").removesuffix(".weight") in modules}
+    for name in changed:
+        low = modules[canonical(f"text_encoder.{name}").removesuffix(".weight")]
+        torch.testing.assert_close(after[name] - before[name], low.delta(), atol=1e-5, rtol=1e-4)
 
 
 def test_a_pickle_is_read_only_when_it_may_be(tmp_path: Path) -> None:

@@ -5,29 +5,38 @@ from typing import Any
 
 import pytest
 import torch
-from loractl_dreambooth.learners import make_learner
-from loractl_dreambooth.run import dreambooth_loss, make_source
+from loractl_dreambooth.run import cook
 
+from loractl.events import Event
 from loractl.families.pipeline import load_model
 from loractl.job import override, read_job
 from loractl.plugins import load_plugins
-from loractl.train.loop import make_optimizer
+from loractl.runs.learner import Learner
+from loractl.runs.objective import Objective
+from loractl.runs.sources import make_sources
+from loractl.runs.studio import Studio
+from loractl.train.optim import make_optimizer
 from tests.methods.lab_job import JOBS, SHORT, run_subject
 
 pytestmark = pytest.mark.cuda
 
 
+def ignore(_: Event) -> None:
+    """Nobody listens."""
+
+
 @pytest.fixture
-def step() -> Any:
+def step(tmp_path: Path) -> Any:
     """One whole training step of the subject job, after a first one that fills the caches."""
     methods = load_plugins().methods
-    spec: Any = read_job(JOBS / "subject.toml", methods, [override(setting) for setting in SHORT])
+    settings = (*SHORT, f"output.path={tmp_path}")
+    spec: Any = read_job(JOBS / "subject.toml", methods, [override(setting) for setting in settings])
     model = load_model("lab", torch.device("cuda"), torch.bfloat16)
-    learner = make_learner(model, spec)
-    pictures = sorted(spec.data.path.glob("*.png"))
-    source = make_source(spec, model, "subject", pictures, [spec.subject.prompt] * len(pictures))
-    loss = dreambooth_loss(spec, model, learner, [source])
-    optimizer = make_optimizer(learner.groups(), (0.9, 0.999), 0.01, 1e-8)
+    recipe = cook(spec)
+    sources, _ = make_sources(spec, recipe, Studio(model, ignore), ignore)
+    learner = Learner(model, spec, recipe)
+    loss = Objective(spec, recipe, model, learner, sources)
+    optimizer = make_optimizer(learner.groups(), "adamw")
 
     def whole_step(number: int) -> None:
         loss(number, 0).backward()  # type: ignore[no-untyped-call]

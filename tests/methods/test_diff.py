@@ -1,5 +1,6 @@
 """A comparison says what the matrices say, and finds an adapter in a model; and no file tool loads more than torch."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from loractl_bake.command import bake
 from loractl_diff import start
 from loractl_diff.command import diff
+from loractl_diff.spec import DiffSpec
+from torch import Tensor
 
 from loractl.errors import JobError
 from loractl.events import Event, Facts, Note
@@ -72,15 +75,29 @@ def test_zeros_have_no_angle_and_no_error_among_themselves(tmp_path: Path) -> No
     assert (numbers["cosine"], numbers["relative_error"]) == (0, float("inf"))
 
 
+def test_biases_count_like_weights(tmp_path: Path) -> None:
+    """As one more row of numbers each; one that is only in a file is zero in the other."""
+    low, zero = random_update((8, 6), 3, 2.0, 0), LowRank(torch.zeros(1, 6), torch.zeros(8, 1), 1.0)
+    files = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    biases: tuple[dict[str, Tensor], ...] = ({f"{QUERY}.bias": torch.tensor([3.0, 4.0])}, {})
+    for file, vectors, own in zip(files, biases, (low, zero), strict=True):
+        save_adapter(file, Adapter({QUERY: own}, vectors=vectors), "kohya", dtype=torch.float32, name=file.stem)
+    numbers = start(diff(*files), lambda _: None).numbers
+    assert (numbers["relative_error"], numbers["cosine"]) == (pytest.approx(1), 0)
+    assert (numbers["modules"], numbers["only_in_a"]) == (2, 1)
+    assert start(diff(files[0], files[0]), lambda _: None).numbers["largest_error"] == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_baked_model_contains_its_adapter_and_a_tampered_one_does_not(tmp_path: Path, dtype: torch.dtype) -> None:
     unet = small_unet()
     base, baked = write_single(tmp_path / "base.safetensors", unet, dtype), tmp_path / "baked.safetensors"
     modules = dict(list(unet_adapter(unet).modules.items())[:6])
+    vectors = {"unet.conv_norm_out.weight": torch.rand(8), "unet.conv_out.bias": torch.rand(4)}
     file = tmp_path / "a.safetensors"
-    save_adapter(file, Adapter(modules), "diffusers", name="a")
+    save_adapter(file, Adapter(modules, vectors=vectors), "kohya", name="a")
     loractl_bake.start(bake(base, [file], weight=[-0.5], out=baked), lambda _: None)
-    assert contains(file, baked, base) == ({"largest_error": 0, "modules": 6, "changed_elsewhere": 0}, [])
+    assert contains(file, baked, base) == ({"largest_error": 0, "modules": 8, "changed_elsewhere": 0}, [])
     assert contains(file, base, base)[0]["largest_error"] == pytest.approx(1, abs=0.01)
     tensors = {key: tensor.clone() for key, tensor in read_tensors(baked)[0].items()}
     inside, outside = (model_weights(base)[path] for path in (next(iter(modules)), "unet.conv_out"))
@@ -105,6 +122,12 @@ def test_two_sides_must_be_given(tmp_path: Path) -> None:
     for sides in ({}, {"b": file, "merged": file, "base": file}, {"merged": file}, {"b": file, "base": file}):
         with pytest.raises(JobError, match="a second adapter b, or else merged and base"):
             diff(file, **sides)
+
+
+def test_nothing_is_written_so_no_place_is_taken(tmp_path: Path) -> None:
+    file = str(JOBS / "data/adapters/one.safetensors")
+    with pytest.raises(ValueError, match="writes no file"):
+        DiffSpec.model_validate_json(json.dumps({"a": file, "b": file, "output": {"path": str(tmp_path / "out")}}))
 
 
 def test_file_tools_load_torch_and_safetensors_at_most(tmp_path: Path) -> None:

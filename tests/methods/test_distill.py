@@ -10,13 +10,13 @@ from loractl_bake import start as start_baking
 from loractl_bake.spec import AdapterUse, BakeSpec
 from loractl_distill import start
 from loractl_distill.command import distill
-from loractl_distill.spec import DistillSpec, FileSection
+from loractl_distill.spec import DistillSpec
 
 from loractl.errors import JobError, MismatchError, NumericsError
 from loractl.events import Event, Facts, Note
 from loractl.formats import load_adapter, save_adapter
 from loractl.formats.safefile import read_tensors, write_tensors
-from loractl.specs import OutputSection
+from loractl.specs import FileOutputSection, OutputSection
 from loractl.tensors.adapter import Adapter
 from tests.formats.adapters import distance
 from tests.formats.models import small_unet, unet_adapter, write_folder, write_single
@@ -33,7 +33,7 @@ def bake_into(model: Path, adapter: Adapter, out: Path) -> Path:
 
 def run(tuned: Path, base: Path, out: Path, **settings: Any) -> tuple[Adapter, list[Event]]:
     events: list[Event] = []
-    spec = DistillSpec(tuned=tuned, base=base, output=FileSection(path=out, dtype="fp32"), **settings)
+    spec = DistillSpec(tuned=tuned, base=base, output=FileOutputSection(path=out, dtype="fp32"), **settings)
     start(spec, events.append)
     return load_adapter(out), events
 
@@ -87,6 +87,18 @@ def test_what_programs_refuse_is_left_out_and_said(tmp_path: Path) -> None:
     found, events = run(tuned, base, tmp_path / "found.safetensors", rank=2)
     assert found.modules.keys() == unet_adapter(small_unet()).modules.keys()
     assert [event.text for event in events if isinstance(event, Note) and "unet.conv_in" in event.text]
+
+
+def test_changed_biases_and_norms_are_left_out_and_said(tmp_path: Path) -> None:
+    base = write_single(tmp_path / "base.safetensors", small_unet())
+    tuned = bake_into(base, unet_adapter(small_unet()), tmp_path / "tuned.safetensors")
+    _, quiet = run(tuned, base, tmp_path / "a.safetensors", rank=2)
+    tensors = {key: tensor.clone() for key, tensor in read_tensors(tuned)[0].items()}
+    tensors["model.diffusion_model.out.0.weight"] += 0.1
+    write_tensors(tuned, tensors, {}, overwrite=True)
+    _, events = run(tuned, base, tmp_path / "b.safetensors", rank=2)
+    said = [event.text for event in events if isinstance(event, Note) and event not in quiet]
+    assert said == ["1 biases and norms have changed and are left out; the first is unet.conv_norm_out.weight"]
 
 
 def test_equal_and_damaged_models_are_refused(tmp_path: Path) -> None:

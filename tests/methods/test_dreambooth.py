@@ -27,17 +27,24 @@ def test_the_same_job_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_what_a_run_says_and_leaves(tmp_path: Path) -> None:
-    outcome, events = run_subject(tmp_path / "out", 'eval.metrics=["lab"]', "eval.samples=2")
+    outcome, events = run_subject(tmp_path / "out", 'eval.encoders=["lab"]', "eval.samples=2")
     facts = next(event.values for event in events if isinstance(event, Facts))
     assert facts["trainable parameters"] == outcome.numbers["trainable_parameters"]
     assert {"fewer than the whole model", "fewer than the adapted matrices", "adapter file"} <= facts.keys()
-    assert stages(events)[0] == "class pictures" and "train" in stages(events)
+    assert {"subject pictures encoded", "class pictures", "train"} <= {*stages(events)}
     assert outcome.numbers.keys() == {
-        *("loss", "trainable_parameters", "subject_fidelity", "prompt_fidelity", "class_drift"),
+        *("loss", "trainable_parameters", "subject_fidelity", "prompt_fidelity", "class_drift", "memorization"),
     }
     names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert names == {
-        *("pytorch_lora_weights.safetensors", "subject.safetensors", "before-after.png"),
+        *(
+            "pytorch_lora_weights.safetensors",
+            "subject.safetensors",
+            "before-after.png",
+            "metrics.jsonl",
+            ".lock",
+            "scores.json",
+        ),
         *("class/class-10000.png", "class/class-10001.png", "class/origin.json"),
     }
     adapter = load_adapter(outcome.files["diffusers"])

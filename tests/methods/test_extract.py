@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from loractl_extract import start
-from loractl_extract.spec import ExtractSpec, FileSection
+from loractl_extract.spec import ExtractSpec
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from loractl.errors import InputError
 from loractl.formats import load_adapter, save_adapter
 from loractl.formats.safefile import read_tensors, write_tensors
 from loractl.inject.inject import load_into
+from loractl.specs import FileOutputSection
 from loractl.tensors.adapter import Adapter
 from tests.formats.adapters import distance
 from tests.formats.models import NATIVE, native, small_unet, unet_adapter, write_folder, write_single
@@ -30,7 +31,7 @@ def write_worn(folder: Path, tensors: dict[str, Tensor]) -> Path:
 
 
 def run(model: Path, out: Path, **settings: Any) -> Adapter:
-    start(ExtractSpec(model=model, output=FileSection(path=out, dtype="fp32"), **settings), lambda event: None)  # noqa: ARG005
+    start(ExtractSpec(model=model, output=FileOutputSection(path=out, dtype="fp32"), **settings), lambda event: None)  # noqa: ARG005
     return load_adapter(out)
 
 

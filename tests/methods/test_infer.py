@@ -9,10 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+from loractl.errors import FormatError, JobError, MismatchError
 from loractl.families.pipeline import load_model
-from loractl.formats import save_adapter
+from loractl.formats import FormatName, save_adapter
 from loractl.inject.inject import load_into
 from loractl.inject.targets import resolve
+from loractl.inject.tokens import initial_vectors
+from loractl.sample.adapted import apply, remove_all
 from loractl.sample.denoise import Request, render
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
@@ -37,9 +40,9 @@ def strong_adapter(seed: int = 0) -> Adapter:
     return Adapter(modules)
 
 
-def floats(pipeline: Any) -> np.ndarray:
+def floats(pipeline: Any, prompt: str = PROMPT) -> np.ndarray:
     result = pipeline(
-        PROMPT, num_inference_steps=4, height=64, width=64, output_type="np", generator=torch.Generator().manual_seed(7)
+        prompt, num_inference_steps=4, height=64, width=64, output_type="np", generator=torch.Generator().manual_seed(7)
     )
     return np.asarray(result.images[0], np.float32)
 
@@ -86,3 +89,102 @@ def test_weight_zero_is_the_plain_model(tmp_path: Path) -> None:
     zero, _ = run_job(JOBS / "infer.toml", tmp_path / "zero", "sample.steps=2", "sample.seeds=[1]", off)
     one, two = (np.asarray(Image.open(outcome.files["sheet"]), int) for outcome in (plain, zero))
     assert np.abs(one - two).max() <= 1
+
+
+# --- learned tokens --------------------------------------------------------------------------------------------------
+
+WIDTH = 96  # of the lab's text encoder
+TOKENS = {"text_encoder.<rex>": 0.1 * torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(5))}
+SAID = PROMPT.replace("sks", "<rex>")
+REAL = Path(__file__).parents[1] / "data/adapters"
+
+
+def lab() -> Any:
+    return load_model("lab", CPU, torch.float32)
+
+
+def test_a_token_makes_the_picture_that_diffusers_makes_of_the_same_file(tmp_path: Path) -> None:
+    save_adapter(
+        tmp_path / "learned_embeds.safetensors",
+        Adapter({}, {}, TOKENS),
+        "learned_embeds",
+        dtype=torch.float32,
+        name="rex",
+    )
+    ours, theirs = lab(), lab()
+    plain = floats(ours.pipeline, SAID)
+    apply(ours, tmp_path / "learned_embeds.safetensors", "rex")
+    theirs.pipeline.load_textual_inversion(str(tmp_path))
+    assert torch.equal(ours.encode_text([SAID]), theirs.encode_text([SAID]))
+    picture = floats(ours.pipeline, SAID)
+    np.testing.assert_allclose(picture, floats(theirs.pipeline, SAID), atol=1e-5)
+    assert np.abs(picture - plain).max() > 0.1
+    remove_all(ours)
+    assert np.array_equal(floats(ours.pipeline, SAID), plain)
+
+
+@pytest.mark.parametrize("file", ["Rex-v1.2.safetensors", "Rex-v1.2.pt"])
+def test_the_name_of_an_a1111_file_is_its_word(tmp_path: Path, file: str) -> None:
+    """Capitals, dots and several vectors included, which diffusers' own loader takes one of."""
+    (rows,) = TOKENS.values()
+    save_adapter(tmp_path / file, Adapter({}, {}, {"text_encoder.t": rows}), "a1111", dtype=torch.float32, name="t")
+    words, brackets = lab(), lab()
+    apply(words, tmp_path / file, "a", allow_pickle=True)
+    save_adapter(tmp_path / "d", Adapter({}, {}, TOKENS), "learned_embeds", dtype=torch.float32, name="d")
+    apply(brackets, tmp_path / "d", "d")
+    assert torch.equal(words.encode_text([SAID.replace("<rex>", "Rex-v1.2")]), brackets.encode_text([SAID]))
+
+
+def test_both_parts_of_a_bundle_apply(tmp_path: Path) -> None:
+    """The picture is the one that diffusers makes with the two parts as files of their own."""
+    adapter = strong_adapter()
+    parts: list[tuple[FormatName, Adapter]] = [
+        ("kohya", Adapter(adapter.modules, {}, TOKENS)),
+        ("diffusers", adapter),
+        ("learned_embeds", Adapter({}, {}, TOKENS)),
+    ]
+    for form, part in parts:
+        save_adapter(tmp_path / f"{form}.safetensors", part, form, dtype=torch.float32, name=form)
+    ours, theirs = lab(), lab()
+    apply(ours, tmp_path / "kohya.safetensors", "bundle")
+    theirs.pipeline.load_lora_weights(str(tmp_path / "diffusers.safetensors"))
+    theirs.pipeline.load_textual_inversion(str(tmp_path))
+    np.testing.assert_allclose(floats(ours.pipeline, SAID), floats(theirs.pipeline, SAID), atol=1e-5)
+
+
+def test_tokens_that_do_not_fit_are_refused_with_the_name_of_their_file(tmp_path: Path) -> None:
+    model = lab()
+    with pytest.raises(FormatError, match=r"bad-artist\.pt is a pickle"):
+        apply(model, REAL / "bad-artist.pt", "a")
+    with pytest.raises(
+        MismatchError, match=r"EasyNegative\.safetensors: .*\(8, 768\) and the text encoder's are 96 wide"
+    ):
+        apply(model, REAL / "EasyNegative.safetensors", "a")
+    both = {f"text_encoder{suffix}.xl": torch.ones(1, WIDTH) for suffix in ("", "_2")}
+    save_adapter(tmp_path / "xl", Adapter({}, {}, both), "a1111", name="xl")
+    with pytest.raises(MismatchError, match="xl adapts text_encoder_2, which this model does not have"):
+        apply(model, tmp_path / "xl", "a")
+    save_adapter(tmp_path / "critter", Adapter({}, {}, {"text_encoder.c": torch.ones(1, WIDTH)}), "a1111", name="c")
+    with pytest.raises(JobError, match='critter: "critter" is a word of the model\'s vocabulary already'):
+        apply(model, tmp_path / "critter", "a")
+    assert torch.equal(model.encode_text([SAID]), lab().encode_text([SAID]))
+
+
+def test_a_job_uses_the_tokens_of_its_prompts(tmp_path: Path) -> None:
+    """A token that starts at the rows of a word makes that word's picture, and is no LoRA to the picture's readers."""
+    model = lab()
+    rows = initial_vectors(model.tokenizer, model.pipeline.text_encoder, "critter", 1)
+    save_adapter(
+        tmp_path / "Rexy.pt", Adapter({}, {}, {"text_encoder.r": rows}), "a1111", dtype=torch.float32, name="r"
+    )
+    few = ("sample.steps=2", "sample.seeds=[1]")
+    word, _ = run_job(JOBS / "infer.toml", tmp_path / "word", *few, f'sample.prompts=["{PROMPT}"]')
+    settings = (f'sample.prompts=["{PROMPT.replace("critter", "Rexy")}"]', "allow_pickle=true")
+    token, _ = run_job(
+        JOBS / "infer.toml", tmp_path / "out", *few, *settings, f'adapters=[{{path="{tmp_path / "Rexy.pt"}"}}]'
+    )
+    one, two = (
+        Image.open(next(path for name, path in outcome.files.items() if name != "sheet")) for outcome in (word, token)
+    )
+    assert np.array_equal(np.asarray(one), np.asarray(two))
+    assert "<lora" not in two.info["parameters"]

@@ -10,7 +10,7 @@ from loractl_interpolate import start
 from loractl_interpolate.command import interpolate
 from PIL import Image
 
-from loractl.errors import JobError
+from loractl.errors import JobError, MismatchError
 from loractl.formats import load_adapter, save_adapter
 from loractl.formats.safefile import read_tensors
 from loractl.sample.picture import LABEL, MARGIN
@@ -54,6 +54,19 @@ def test_between_and_beyond_it_is_linear_in_the_update(ends: tuple[Path, Path], 
         for path in PATHS:
             right = (1 - t) * delta(a.get(path), (8, 6)) + t * delta(b[path])
             assert (delta(modules[path]) - right).norm() < 1e-5 * right.norm()
+
+
+def test_biases_are_interpolated_along_the_line_and_refused_on_the_arc(tmp_path: Path) -> None:
+    ends, bias = (tmp_path / "a.safetensors", tmp_path / "b.safetensors"), f"{PATHS[0]}.bias"
+    for seed, end in enumerate(ends):
+        adapter = Adapter(
+            {PATHS[0]: random_update((4, 6), 2, 1.0, seed)}, vectors={bias: torch.full((4,), 1.0 + 2 * seed)}
+        )
+        save_adapter(end, adapter, "kohya", dtype=torch.float32, name="x")
+    found = [load_adapter(file, whole=True).vectors[bias] for file in series(ends, tmp_path / "out", steps=3)]
+    assert [vector.tolist() for vector in found] == [[1.0] * 4, [2.0] * 4, [3.0] * 4]
+    with pytest.raises(MismatchError, match=r"changes 1 biases and norms.*slerp is for weights alone"):
+        series(ends, tmp_path / "arc", mode="slerp")
 
 
 def test_slerp_keeps_the_norm_of_like_ends(tmp_path: Path) -> None:

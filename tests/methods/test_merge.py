@@ -10,7 +10,7 @@ from loractl_merge.blocks import PRESETS, VECTORS, block_of, factors
 from loractl_merge.command import merge
 from loractl_merge.spec import MergeSpec
 
-from loractl.errors import JobError, MismatchError, NumericsError
+from loractl.errors import DeviceError, JobError, MismatchError, NumericsError
 from loractl.formats import load_adapter, save_adapter
 from loractl.formats.safefile import read_header, read_tensors
 from loractl.tensors.adapter import Adapter, content_hash
@@ -73,6 +73,25 @@ def test_weights_of_any_sign_are_exact(files: tuple[Path, Path], tmp_path: Path)
     assert {name: low.rank for name, low in result.items()} == {ATTENTION: 11, VALUE: 3, CONV: 11, TEXT: 8}
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("method", ["sum", "slerp", "karcher", "stock", "ties", "dare", "prune", "breadcrumbs"])
+def test_a_gpu_merges_as_the_cpu_does(files: tuple[Path, Path], tmp_path: Path, method: str) -> None:
+    results = [
+        run(merge(list(files), method=method, rank=5, device=device, out=tmp_path / f"{device}.safetensors"))
+        for device in ("cpu", "cuda")
+    ]
+    assert results[0].keys() == results[1].keys()
+    for name, low in results[0].items():
+        assert (delta(low) - delta(results[1][name])).norm() < 1e-4 * delta(low).norm()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_is_an_error_not_the_cpu(files: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="no CUDA device"):
+        run(merge(list(files), device="cuda", out=tmp_path / "m.safetensors"))
+    assert not (tmp_path / "m.safetensors").exists()
+
+
 def test_alpha_blends_two_and_silence_means_the_mean(files: tuple[Path, Path], tmp_path: Path) -> None:
     one, two = files
     assert error(run(merge([one, two], alpha=0.6, out=tmp_path / "a.safetensors")), (0.6, one), (0.4, two)) < 1e-5
@@ -92,6 +111,42 @@ def test_the_child_inherits_and_tells_its_parents(files: tuple[Path, Path], tmp_
         for path, weight in ((half, 0.6), (two, 0.4))
     ]
     assert str(tmp_path) not in "".join(header.metadata.values())
+
+
+def with_vectors(path: Path, seed: int, vectors: dict[str, float]) -> Path:
+    """A file of one module and of biases and norms, whose four numbers are equal."""
+    modules = {ATTENTION: random_update((8, 8), 2, 3.0, seed)}
+    adapter = Adapter(modules, vectors={name: torch.full((4,), value) for name, value in vectors.items()})
+    save_adapter(path, adapter, "kohya", dtype=torch.float32, name=path.stem)
+    return path
+
+
+NORM, BIAS = "unet.down_blocks.0.attentions.0.norm.weight", f"{ATTENTION}.bias"
+
+
+def test_biases_and_norms_are_added_with_the_weights_of_their_modules(tmp_path: Path) -> None:
+    one = with_vectors(tmp_path / "one.safetensors", 0, {NORM: 2.0, BIAS: 3.0})
+    two = with_vectors(tmp_path / "two.safetensors", 1, {NORM: 10.0})
+    inputs = [{"path": str(one), "weight": 0.5, "layers": {"to_q": -2.0}}, {"path": str(two), "weight": 0.25}]
+    job = {"method": "merge", "adapters": inputs, "rank": 1, "output": {"path": str(tmp_path / "m.safetensors")}}
+    from loractl_merge import start
+
+    file = start(MergeSpec.model_validate_json(json.dumps(job)), lambda _: None).files["kohya"]
+    merged = load_adapter(file, whole=True).vectors
+    assert {path: vector.tolist() for path, vector in merged.items()} == {NORM: [3.5] * 4, BIAS: [-3.0] * 4}
+
+
+def test_biases_and_norms_are_refused_where_they_cannot_be_honored(tmp_path: Path) -> None:
+    files = [with_vectors(tmp_path / f"{n}.safetensors", n, {NORM: 1.0}) for n in range(2)]
+    with pytest.raises(MismatchError, match=r"0\.safetensors changes 1 biases and norms.*karcher is for weights alone"):
+        run(merge(files, method="karcher", out=tmp_path / "m.safetensors"))
+    with pytest.raises(MismatchError, match="no place for differences of biases and norms"):
+        run(merge(files, format="diffusers", out=tmp_path / "m.safetensors"))
+    save_adapter(files[0], Adapter({ATTENTION: random_update((8, 8), 2, 3.0, 0)}, vectors={NORM: torch.ones(5)}),
+                 "kohya", name="0", overwrite=True)  # fmt: skip
+    with pytest.raises(MismatchError, match=r"norm\.weight has 5 numbers in one adapter and 4 in another"):
+        run(merge(files, out=tmp_path / "m.safetensors"))
+    assert not (tmp_path / "m.safetensors").exists()
 
 
 @pytest.mark.parametrize("method", ["slerp", "karcher", "stock", "ties", "dare", "prune", "breadcrumbs"])

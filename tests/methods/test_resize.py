@@ -43,6 +43,18 @@ def test_what_is_lost_is_the_tail_of_the_singular_values(file: Path, tmp_path: P
     assert outcome.numbers["parameters"] == small.parameters
 
 
+def test_biases_and_norms_go_along(tmp_path: Path) -> None:
+    path, vectors = tmp_path / "a.safetensors", {"unet.mid_block.resnets.0.norm1.weight": torch.randn(8)}
+    adapter = Adapter({LINEAR: random_update((9, 12), 8, 4.0, 0)}, vectors=vectors)
+    save_adapter(path, adapter, "kohya", dtype=torch.float32, name="a")
+    file = start(resize(path, rank=2, out=tmp_path / "small.safetensors"), lambda _: None).files["kohya"]
+    small = load_adapter(file, whole=True)
+    assert small.modules[LINEAR].rank == 2
+    assert {name: vector.tolist() for name, vector in small.vectors.items()} == {
+        name: vector.tolist() for name, vector in vectors.items()
+    }
+
+
 def test_the_size_must_be_said(file: Path) -> None:
     with pytest.raises(JobError, match="say how large the result may be"):
         resize(file)

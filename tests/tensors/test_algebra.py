@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from loractl.errors import MismatchError
-from loractl.tensors.algebra import align, combine, gram, inner, norm, stack
+from loractl.tensors.adapter import is_finite
+from loractl.tensors.algebra import add_vectors, align, combine, gram, inner, norm, stack
 from loractl.tensors.lowrank import LowRank
 from loractl.tensors.threads import one_thread
 from tests.tensors.updates import SHAPES, adapters, delta, patient, random_update, turned, updates
@@ -74,6 +75,35 @@ def test_other_factors_of_one_update_make_no_difference(low: LowRank, seed: int)
     assert inner(low, other) == pytest.approx(norm(low) ** 2, rel=1e-5)
 
 
+@patient
+@given(updates(SHAPES["unet.wide"]), st.integers(0, 5), st.integers(0, 5))
+def test_some_rows_of_an_update_and_its_transpose_are_those_of_the_matrix(low: LowRank, begin: int, end: int) -> None:
+    torch.testing.assert_close(delta(low.rows(begin, end)), delta(low)[begin:end])
+    torch.testing.assert_close(delta(low.transposed()), delta(low).T)
+
+
+VECTORS = st.dictionaries(st.sampled_from(["a.bias", "b.bias", "c.weight"]), st.lists(WEIGHTS, min_size=3, max_size=3))
+
+
+@patient
+@given(st.lists(st.tuples(VECTORS, WEIGHTS), min_size=1, max_size=4))
+def test_vectors_are_added_with_their_weights(terms: list[tuple[dict[str, list[float]], float]]) -> None:
+    adapters = [{path: torch.tensor(values, dtype=torch.float64) for path, values in each.items()} for each, _ in terms]
+    result = add_vectors(adapters, [weight for _, weight in terms])
+    assert result.keys() == {path for each, weight in terms for path in each if weight}
+    for path, vector in result.items():
+        for index, value in enumerate(vector.tolist()):
+            wanted = sum(weight * each[path][index] for each, weight in terms if path in each)
+            assert value == pytest.approx(wanted, abs=1e-12)
+
+
+def test_all_of_one_vector_is_the_vector() -> None:
+    vector = torch.rand(7)
+    assert torch.equal(add_vectors([{"a": vector}, {"a": torch.rand(7)}], [1, 0])["a"], vector)
+    with pytest.raises(MismatchError, match="a has 7 numbers in one adapter and 6 in another"):
+        add_vectors([{"a": vector}, {"a": torch.rand(6)}], [1, 0])
+
+
 def test_shapes_that_differ_are_refused_by_name() -> None:
     a, b = random_update((5, 9), 2, 1.0, 0), random_update((5, 8), 2, 1.0, 0)
     with pytest.raises(MismatchError, match=r"unet\.x is \(5, 9\) in one adapter and \(5, 8\) in another"):
@@ -104,3 +134,14 @@ def test_peft_finds_the_same_updates_and_the_same_sum() -> None:
     model.add_weighted_adapter(["one", "two"], [0.7, 0.3], "sum", combination_type="cat")
     ours = combine([{"0": own["one"]}, {"0": own["two"]}], [0.7, 0.3])["0"]
     torch.testing.assert_close(layer.get_delta_weight("sum"), ours.delta())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_one_number_that_is_not_finite_is_enough(dtype: torch.dtype) -> None:
+    largest = torch.full((2, 3), torch.finfo(dtype).max, dtype=dtype)
+    assert is_finite(largest) and is_finite(-largest) and is_finite(torch.empty(0, dtype=dtype))
+    for value in (torch.nan, torch.inf, -torch.inf):
+        for place in ((0, 0), (1, 2)):
+            spoilt = largest.clone()
+            spoilt[place] = value
+            assert not is_finite(spoilt)

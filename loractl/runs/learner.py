@@ -1,0 +1,102 @@
+"""All that learns in a job together, and the files it becomes."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from loractl.device import PRECISIONS
+from loractl.families.sd import StableDiffusion
+from loractl.formats import save_adapter
+from loractl.runs.parts import FullPart, LoraPart, Part, TokenPart, count
+from loractl.runs.recipe import Recipe
+from loractl.sections import TrainingSpec
+from loractl.tensors.adapter import Adapter
+from loractl.train.loop import Group
+
+
+class Learner:
+    """The parts together."""
+
+    def __init__(self, model: StableDiffusion, spec: TrainingSpec, recipe: Recipe) -> None:
+        self.model, self.spec = model, spec
+        adapter = recipe.adapter
+        # tokens first: what adapters wrap of the text encoder does not include its embedding
+        self.tokens = TokenPart(model, spec, recipe.embedding, recipe.token_weight) if recipe.embedding else None
+        self.lora = LoraPart(model, spec, adapter) if adapter and adapter.kind == "lora" else None
+        self.full = FullPart(model, spec, adapter) if adapter and adapter.kind == "full" else None
+        if spec.memory.gradient_checkpointing:
+            model.enable_gradient_checkpointing()
+
+    @property
+    def parts(self) -> list[Part]:
+        return [part for part in (self.tokens, self.lora, self.full) if part is not None]
+
+    def groups(self) -> list[Group]:
+        return [group for part in self.parts for group in part.groups()]
+
+    def facts(self) -> dict[str, Any]:
+        return {name: value for part in self.parts for name, value in part.facts().items()}
+
+    def count(self) -> int:
+        return count(self.groups())
+
+    def start_step(self, step: int) -> None:
+        if self.lora:
+            self.lora.start_step(step)
+
+    def end_step(self) -> None:
+        for part in (self.lora, self.tokens):
+            if part:
+                part.end_step()
+
+    def learnt_nothing(self) -> bool:
+        """Whether adapters and tokens are as they were before training."""
+        parts = [part for part in (self.lora, self.tokens) if part]
+        return bool(parts) and all(part.learnt_nothing() for part in parts)
+
+    def pull(self) -> Tensor | float:
+        return self.tokens.pull() if self.tokens else 0.0
+
+    @contextmanager
+    def switched_off(self) -> Iterator[None]:
+        """The model without its adapters; only these can be switched off."""
+        if self.lora is None:
+            raise ValueError("only low-rank adapters can be switched off")
+        with self.lora.switched_off():
+            yield
+
+    def save(self, folder: Path, overwrite: bool) -> dict[str, Path]:
+        """Adapters in each form, kohya's a bundle with the tokens; each token alone; whole networks as folders."""
+        files = self.full.save(folder) if self.full else {}
+        modules = self.lora.modules() if self.lora else {}
+        tokens = self.tokens.collect() if self.tokens else {}
+        metadata, name = self.spec.provenance(), self.spec.name
+        settings: dict[str, Any] = {"dtype": PRECISIONS[self.spec.output.dtype], "overwrite": overwrite}
+        for form in self.spec.output.format if modules else ():
+            path = files[form] = folder / adapter_files(name)[form]
+            bundled = tokens if form == "kohya" else {}
+            save_adapter(path, Adapter(modules, metadata, bundled), form, name=name, **settings)
+        for key, rows in tokens.items():
+            token = key.partition(".")[2]
+            alone = Adapter({}, metadata, {key: rows})
+            for kind, file in token_files(token).items():
+                path = files[f"{token} ({kind})"] = folder / file
+                path.parent.mkdir(exist_ok=True)
+                save_adapter(path, alone, kind, name=token, **settings)
+        return files
+
+
+def adapter_files(name: str) -> Mapping[str, str]:
+    """The file of each form: kohya's under the job's name, since user interfaces show it; diffusers' under the name
+    it looks for.
+    """
+    return {"diffusers": "pytorch_lora_weights.safetensors", "kohya": f"{name}.safetensors"}
+
+
+def token_files(token: str) -> Mapping[Literal["learned_embeds", "a1111"], str]:
+    """The file of each form: A1111's under the token's name, which is how prompts call it there."""
+    word = "".join(character for character in token if character.isalnum() or character in "._-") or "token"
+    return {"learned_embeds": f"{word}.learned_embeds.safetensors", "a1111": f"embeddings/{word}.safetensors"}

@@ -1,0 +1,55 @@
+"""The scores of a run: what is measured, against the untouched model, and what the job demands of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from loractl.data.examples import Example
+from loractl.data.images import find_pictures
+from loractl.errors import ScoreError
+from loractl.evaluate.encoders import EncoderSource
+from loractl.evaluate.judges import Exam
+from loractl.evaluate.report import table, write_scores
+from loractl.evaluate.scores import Score, below, make_scorer
+from loractl.events import Facts
+from loractl.runs.recipe import Recipe
+from loractl.runs.studio import Studio
+from loractl.sections import TrainingSpec
+
+
+class Measure:
+    """Takes the class's samples of the untouched model when it is made."""
+
+    def __init__(self, spec: TrainingSpec, recipe: Recipe, studio: Studio, pictures: Sequence[Example]) -> None:
+        self.spec, self.studio = spec, studio
+        encoders = [EncoderSource(each.source, each.revision, each.weights, each.allow_pickle) for each in spec.judges]
+        self.scorer = None
+        if encoders:
+            exam = _exam(spec, recipe, [example.path for example in pictures])
+            self.scorer = make_scorer(encoders, exam, studio.model.device)
+            self.scorer.before(studio.score_samples)
+
+    def after(self) -> dict[str, Score]:
+        return self.scorer.after(self.studio.score_samples) if self.scorer else {}
+
+    def write(self, scores: Mapping[str, Score]) -> dict[str, Path]:
+        """scores.json, and the table for those who watch."""
+        if not scores:
+            return {}
+        self.studio.emit(Facts("scores", table(scores)))
+        encoders = [encoder.source for encoder in self.spec.judges]
+        facts = {"model": self.spec.model.source, "encoders": encoders, "samples": self.spec.eval.samples}
+        return {"scores": write_scores(self.spec.destination() / "scores.json", scores, facts)}
+
+    def check(self, scores: Mapping[str, Score]) -> None:
+        """ScoreError when a score is below what the job asks for."""
+        if problems := below(scores, dict(self.spec.eval.fail_below.items())):
+            raise ScoreError("; ".join(problems))
+
+
+def _exam(spec: TrainingSpec, recipe: Recipe, training: Sequence[Path]) -> Exam:
+    """The lab's reader compares attributes, for which the training pictures do; encoders want pictures held out."""
+    held_out = find_pictures(spec.eval.held_out) if spec.eval.held_out else []
+    if not held_out and [encoder.source for encoder in spec.judges] == ["lab"]:
+        held_out = list(training)
+    class_prompts = [recipe.class_prompt] if recipe.class_prompt else []
+    return Exam([recipe.prompt], class_prompts, spec.eval.samples, held_out, training)

@@ -1,0 +1,94 @@
+"""The loss of a training step: the subject's pictures, what keeps its class, and the pull on learned tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from loractl.families.sd import StableDiffusion
+from loractl.runs.learner import Learner
+from loractl.runs.recipe import Recipe
+from loractl.sections import TrainingSpec
+from loractl.train.batches import Batch, Source
+from loractl.train.conditioning import Conditioner
+from loractl.train.loss import Weighting, denoising_errors, predicted_prior_errors, prediction, with_prior
+from loractl.train.streams import stream
+from loractl.train.templates import fill
+
+
+@dataclass
+class Objective:
+    """Callable as `fit` wants it: (step, accumulated batch) → scalar."""
+
+    spec: TrainingSpec
+    recipe: Recipe
+    model: StableDiffusion
+    learner: Learner
+    sources: Sequence[Source]  # the subject's and, with class pictures, the class's
+
+    def __post_init__(self) -> None:
+        loss = self.spec.loss
+        self.weighting = Weighting(
+            loss.kind, loss.huber_c, self.spec.train.snr_gamma, loss.debiased, loss.huber_schedule
+        )
+        self.conditioner = Conditioner(self.model)
+        prior = self.recipe.prior
+        self.prior_weight = prior.weight if prior else 0.0
+        self.predicts_prior = prior is not None and prior.source == "prediction"
+
+    def __call__(self, step: int, part: int) -> Tensor:
+        batches = self.batches(step, part)
+        active = self.recipe.active(step)
+        learns = bool(active & {"text_encoder", "tokens"})
+        self.learner.start_step(step)
+        with self.model.autocast():
+            if self.predicts_prior:
+                loss = self._with_predicted_prior(batches[0], learns)
+            else:
+                errors = torch.cat([self._errors(batch, learns) for batch in together(batches)])
+                weight = self.recipe.subject_weight
+                loss = weight * with_prior(errors, len(batches[0]), self.prior_weight / weight)
+        return loss + self.learner.pull() if "tokens" in active else loss
+
+    def _errors(self, batch: Batch, learns: bool) -> Tensor:
+        return denoising_errors(self.model, batch, self.conditioner(batch.captions, learns), self.weighting)
+
+    def batches(self, step: int, part: int) -> list[Batch]:
+        size = self.spec.train.batch_size
+        samples, per_step = range(part * size, (part + 1) * size), size * self.spec.train.grad_accum
+        batches = [source.batch(step, samples, per_step) for source in self.sources]
+        if self.recipe.templates:
+            captions = [self._sentence(step, sample) for sample in samples]
+            batches[0] = replace(batches[0], captions=captions)
+        return batches
+
+    def where(self, step: int) -> str:
+        """The pictures and times of a step, for a report of what went wrong in it."""
+        batches = [batch for part in range(self.spec.train.grad_accum) for batch in self.batches(step, part)]
+        pairs = (
+            (name, time) for batch in batches for name, time in zip(batch.names, batch.times.tolist(), strict=True)
+        )
+        return ", ".join(f"{name} at time {time:.3f}" for name, time in pairs)
+
+    def _sentence(self, step: int, sample: int) -> str:
+        templates = self.recipe.templates
+        generator = stream(self.spec.seed, "subject", "template", step, sample)
+        chosen = int(torch.randint(len(templates), (1,), generator=generator))
+        return fill(templates[chosen], self.recipe.template_word)
+
+    def _with_predicted_prior(self, batch: Batch, learns: bool) -> Tensor:
+        """What the model says of the class prompt at the same noisy pictures shall stay what it said untouched."""
+        prompt = [self.recipe.class_prompt or ""] * len(batch)
+        with torch.no_grad(), self.learner.switched_off():
+            untouched = prediction(self.model, batch, self.model.encode_text(prompt))
+        errors = self._errors(batch, learns)
+        kept = predicted_prior_errors(self.model, batch, self.conditioner(prompt, learns), untouched, self.weighting)
+        return self.recipe.subject_weight * errors.mean() + self.prior_weight * kept.mean()
+
+
+def together(batches: Sequence[Batch]) -> list[Batch]:
+    """One batch for one forward pass, where all pictures have one size; beside buckets, class pictures have another."""
+    if len({batch.latents.shape[1:] for batch in batches}) > 1:
+        return list(batches)
+    return [sum(batches[1:], batches[0])]

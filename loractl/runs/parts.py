@@ -1,0 +1,257 @@
+"""The kinds of things that learn in a job: low-rank adapters, whole networks, tokens."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from loractl.device import PRECISIONS
+from loractl.families.sd import StableDiffusion
+from loractl.inject.dropout import Dropout, end_dropout, set_dropout
+from loractl.inject.inject import adapter_parameters, collect, inject, set_weight
+from loractl.inject.targets import Target, resolve
+from loractl.inject.tokens import (
+    add_tokens,
+    collect_tokens,
+    initial_vectors,
+    preserve_norm_,
+    pull,
+    token_parameters,
+    typical_norm,
+)
+from loractl.sections import AdapterSection, EmbeddingSection, TrainingSpec
+from loractl.train.loop import Group
+from loractl.train.norms import delta_norms, limit_norms
+from loractl.train.rates import grouped, lora_plus
+from loractl.train.streams import stream
+
+
+class Part(Protocol):
+    """One kind of thing that learns. Its groups are named "denoiser", "text_encoder" or "tokens", with ":…" behind."""
+
+    def groups(self) -> list[Group]: ...
+
+    def facts(self) -> dict[str, Any]: ...
+
+
+class LoraPart:
+    """Adapters on the denoiser and, if asked for, on the text encoder's attention."""
+
+    def __init__(self, model: StableDiffusion, spec: TrainingSpec, adapter: AdapterSection) -> None:
+        self.model, self.spec, self.adapter = model, spec, adapter
+        self.targets = {model.denoiser_name: self._denoiser_targets()}
+        if adapter.text_encoder:
+            rank = adapter.text_encoder_rank or adapter.rank
+            for name in model.text_encoder_names:
+                self.targets[name] = resolve(model.components[name], ["text-encoder"], rank, None)
+        for name, targets in self.targets.items():
+            inject(model.components[name], targets, generator=stream(spec.seed, "adapter", name))
+
+    def _denoiser_targets(self) -> dict[str, Target]:
+        adapter = self.adapter
+        if isinstance(adapter.targets, dict):
+            table = {pattern: (settings.rank, settings.alpha) for pattern, settings in adapter.targets.items()}
+            return resolve(self.model.denoiser, table, adapter.rank, adapter.alpha)
+        return resolve(self.model.denoiser, adapter.targets, adapter.rank, adapter.alpha)
+
+    def parameters(self, component: str) -> dict[str, nn.Parameter]:
+        return adapter_parameters(self.model.components[component])
+
+    def groups(self) -> list[Group]:
+        """By component, by the patterns that have a rate of their own, and with LoRA+ by factor."""
+        found = []
+        for name in self.targets:
+            parameters, lr = self.parameters(name), component_lr(self.spec, self.model, name)
+            rates = self.rates if name == self.model.denoiser_name else {}
+            found += [(group, parameters) for group in grouped(role(self.model, name), parameters, lr, rates)]
+        ratio = self.spec.train.up_lr_ratio
+        if ratio == 1:
+            return [group for group, _ in found]
+        return [half for group, parameters in found for half in lora_plus(group, parameters, ratio)]
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Pattern → learning rate."""
+        targets = self.adapter.targets
+        table = targets if isinstance(targets, dict) else {}
+        return {pattern: settings.lr for pattern, settings in table.items() if settings.lr is not None}
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.model.components[name] for name in self.targets]
+
+    def start_step(self, step: int) -> None:
+        """Draws what is left out in this step, if anything is."""
+        adapter = self.adapter
+        dropout = Dropout(adapter.dropout, adapter.rank_dropout, adapter.module_dropout)
+        if dropout != Dropout():
+            for name in self.targets:
+                set_dropout(self.model.components[name], dropout, stream(self.spec.seed, "dropout", name, step))
+
+    def end_step(self) -> None:
+        for network in self.networks:
+            end_dropout(network)
+            if self.adapter.max_norm is not None:
+                limit_norms(network, self.adapter.max_norm)
+
+    def learnt_nothing(self) -> bool:
+        return not any(bool(delta_norms(network).any()) for network in self.networks)
+
+    def facts(self) -> dict[str, Any]:
+        trained = count(self.groups())
+        adapted = sum(
+            matrix_size(self.model.components[name].get_submodule(path))
+            for name, targets in self.targets.items()
+            for path in targets
+        )
+        dtype = self.spec.output.dtype
+        scales = {f"{t.alpha / t.rank:g}" for targets in self.targets.values() for t in targets.values()}
+        return {
+            "modules": ", ".join(f"{len(targets)} in {name}" for name, targets in self.targets.items()),
+            "trainable parameters": trained,
+            "fewer than the whole model": f"{whole(self.model) / trained:.0f}×",
+            "fewer than the adapted matrices": f"{adapted / trained:.1f}×",
+            "adapter file": f"{trained * PRECISIONS[dtype].itemsize / 1e6:.2f} MB ({dtype})",
+            "scale (alpha / rank)": ", ".join(sorted(scales)),
+        }
+
+    def modules(self) -> dict[str, Any]:
+        """The adapter's modules by component and path."""
+        return {
+            f"{name}.{path}": low for name in self.targets for path, low in collect(self.model.components[name]).items()
+        }
+
+    @contextmanager
+    def switched_off(self) -> Iterator[None]:
+        """The untouched model for a while."""
+        for network in self.networks:
+            set_weight(network, 0.0)
+        try:
+            yield
+        finally:
+            for network in self.networks:
+                set_weight(network, 1.0)
+
+
+class FullPart:
+    """Every weight of the denoiser and, if asked for, of the text encoder: the large and forgetful baseline."""
+
+    def __init__(self, model: StableDiffusion, spec: TrainingSpec, adapter: AdapterSection) -> None:
+        self.model, self.spec = model, spec
+        names = [model.denoiser_name, *(model.text_encoder_names if adapter.text_encoder else ())]
+        self.networks = {name: model.components[name] for name in names}
+        for network in self.networks.values():
+            network.requires_grad_(True).float()
+
+    def groups(self) -> list[Group]:
+        return [
+            Group(role(self.model, name), list(network.parameters()), component_lr(self.spec, self.model, name))
+            for name, network in self.networks.items()
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        trained, dtype = count(self.groups()), self.spec.output.dtype
+        return {
+            "networks": ", ".join(self.networks),
+            "trainable parameters": trained,
+            "share of the whole model": f"{trained / whole(self.model):.0%}",
+            "files": f"{trained * PRECISIONS[dtype].itemsize / 1e6:.1f} MB ({dtype})",
+        }
+
+    def save(self, folder: Path) -> dict[str, Path]:
+        """One diffusers folder for each network, in the output's precision."""
+        files = {}
+        for name, network in self.networks.items():
+            temporary, final = folder / f".{name}.tmp", folder / name
+            trained_dtype = next(network.parameters()).dtype
+            saved: Any = network.to(PRECISIONS[self.spec.output.dtype])  # a diffusers or transformers model
+            saved.save_pretrained(temporary)
+            network.to(trained_dtype)
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.replace(final)
+            files[name] = final
+        return files
+
+
+class TokenPart:
+    """Placeholder tokens with embeddings of their own, in every text encoder."""
+
+    def __init__(self, model: StableDiffusion, spec: TrainingSpec, embedding: EmbeddingSection, weight: float) -> None:
+        self.model, self.embedding = model, embedding
+        encoder: Any = model.components["text_encoder"]
+        self.encoder = encoder
+        vectors = {
+            token: initial_vectors(
+                model.tokenizer, encoder, init, embedding.vectors, stream(spec.seed, "token", token), embedding.spread
+            )
+            for token, init in embedding.starts.items()
+        }
+        self.target = embedding.norm_target or typical_norm(encoder)
+        add_tokens(model.tokenizer, encoder, vectors)
+        if weight != 1:
+            for parameter in self.parameters:
+                parameter.register_hook(lambda gradient: weight * gradient)
+        self.started = [parameter.detach().clone() for parameter in self.parameters]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return list(token_parameters(self.encoder).values())
+
+    def groups(self) -> list[Group]:
+        return [Group("tokens", self.parameters, self.embedding.lr, weight_decay=0.0)]
+
+    def facts(self) -> dict[str, Any]:
+        rows = {
+            token: f"{len(rows)} vectors of {rows.shape[1]}" for token, rows in token_parameters(self.encoder).items()
+        }
+        return {"tokens": ", ".join(f"{token} ({text})" for token, text in rows.items())}
+
+    def pull(self) -> Tensor | float:
+        if self.embedding.norm != "pull":
+            return 0.0
+        pulls = [pull(rows, self.target) for rows in self.parameters]
+        return self.embedding.norm_weight * torch.stack(pulls).sum()
+
+    def end_step(self) -> None:
+        if self.embedding.norm == "preserve":
+            for rows, started in zip(self.parameters, self.started, strict=True):
+                preserve_norm_(rows, started.norm(dim=1))
+
+    def learnt_nothing(self) -> bool:
+        return all(torch.equal(rows, started) for rows, started in zip(self.parameters, self.started, strict=True))
+
+    def collect(self) -> dict[str, Tensor]:
+        return {f"text_encoder.{token}": rows for token, rows in collect_tokens(self.encoder).items()}
+
+
+def count(groups: list[Group]) -> int:
+    return sum(parameter.numel() for group in groups for parameter in group.parameters)
+
+
+def role(model: StableDiffusion, component: str) -> str:
+    return "denoiser" if component == model.denoiser_name else "text_encoder"
+
+
+def matrix_size(layer: nn.Module) -> int:
+    """Entries of the weight that an injected layer adapts."""
+    return cast(Tensor, layer.weight).numel()
+
+
+def component_lr(spec: TrainingSpec, model: StableDiffusion, component: str) -> float:
+    if component == model.denoiser_name:
+        return spec.train.lr
+    return spec.train.text_encoder_lr or spec.train.lr / 20
+
+
+def whole(model: StableDiffusion) -> int:
+    """Parameters of all the model's networks, without the adapter's own."""
+    return sum(
+        parameter.numel()
+        for network in model.networks.values()
+        for name, parameter in network.named_parameters()
+        if ".adapters." not in name
+    )

@@ -1,0 +1,50 @@
+"""Pictures of a model in training: the samples a job asks for, and those that are measured."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from PIL import Image
+
+from loractl.events import Emit, Progress
+from loractl.families.sd import StableDiffusion
+from loractl.sample.adapted import requests
+from loractl.sample.denoise import Request, render
+from loractl.specs import SampleSection
+
+SCORE_STEPS = 20  # denoising steps of the pictures that are measured
+SCORE_SEED = 20_000
+
+
+class Studio:
+    """Makes pictures with the model as it is now, and reports progress."""
+
+    def __init__(self, model: StableDiffusion, emit: Emit) -> None:
+        self.model, self.emit = model, emit
+
+    def make(self, wanted: Sequence[Request], stage: str) -> list[Image.Image]:
+        batch = 32 if self.model.resolution <= 64 else 4
+        with self.model.autocast():
+            return list(render(self._pipeline(), wanted, batch, lambda done, of: self.emit(Progress(stage, done, of))))
+
+    def _pipeline(self) -> Any:
+        """The model's pipeline; one for inpainting paints all over an empty picture."""
+        if not self.model.is_inpainting:
+            return self.model.pipeline
+        size = (self.model.resolution, self.model.resolution)
+        return partial(self.model.pipeline, image=Image.new("RGB", size), mask_image=Image.new("L", size, 255))
+
+    def samples(self, sample: SampleSection, prompt: str, stage: str) -> list[Image.Image]:
+        """The job's sample pictures."""
+        return self.make(self.requests(sample, prompt), stage)
+
+    def requests(self, sample: SampleSection, prompt: str) -> list[Request]:
+        """What a job wants to see: its own prompts, or the subject's."""
+        settings = (sample.steps, sample.guidance, sample.size, sample.negative)
+        return requests(self.model, sample.prompts or (prompt,), sample.seeds, *settings)
+
+    def score_samples(self, prompts: Sequence[str], stage: str) -> list[Image.Image]:
+        return self.make([self.plain_request(prompt, SCORE_SEED + i) for i, prompt in enumerate(prompts)], stage)
+
+    def plain_request(self, prompt: str, seed: int) -> Request:
+        return Request(prompt, seed, SCORE_STEPS, self.model.guidance, self.model.resolution)

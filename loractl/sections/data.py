@@ -1,0 +1,71 @@
+"""The pictures of a job that trains: where they are, how they are captioned, cut and varied."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from loractl.specs import InputPath, Positive, Section
+
+Chance = Annotated[float, Field(ge=0, le=1)]
+Captions = Literal["auto", "prompt", "sidecar", "filename", "template", "jsonl"]
+
+
+class SourceSection(Section):
+    """One set of pictures."""
+
+    path: InputPath | None = Field(
+        None,
+        description="a folder, one picture, a metadata.jsonl, a folder of kohya's `10_token class` folders, or a kohya "
+        "dataset .toml",
+    )
+    glob: str | None = Field(None, description='instead of path: a pattern such as "photos/*.jpg"')
+    captions: Captions = Field(
+        "auto",
+        description="each picture's caption: subject.prompt, its own .txt file, its file name, template, the text in "
+        "metadata.jsonl; auto takes the text or the .txt file if there is one, else the prompt",
+    )
+    template: str | None = Field(
+        None, description='for captions = "template": a sentence with {name} or {prompt} in it'
+    )
+    repeats: Positive = Field(1, description="how often each picture is shown in an epoch")
+    masks: InputPath | None = Field(None, description="a folder of masks, named as the pictures; white learns")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "SourceSection":
+        if self.captions == "template" and not self.template:
+            raise ValueError('captions = "template" needs a template')
+        return self
+
+
+class DataSection(SourceSection):
+    sources: tuple[SourceSection, ...] = Field((), description="several sets of pictures, instead of path")
+    resolution: Positive | None = Field(None, description="pixels of the shorter side; by default the model's own")
+    buckets: bool = Field(
+        False, description="keep each picture's shape: batches of one aspect ratio, in steps of 64 pixels"
+    )
+    upscale: bool = Field(False, description="let buckets enlarge pictures that are smaller than the resolution")
+    crop: Literal["center", "random"] = Field(
+        "center", description="what is cut from a picture that is too wide or high"
+    )
+    flip: bool = Field(False, description="mirror half of the pictures, drawn anew at every step")
+    jitter: Chance = Field(0.0, description="change brightness, contrast and saturation by up to this share")
+    caption_dropout: Chance = Field(0.0, description="share of steps that see an empty caption")
+    shuffle_tags: bool = Field(False, description="shuffle the parts of a caption between commas at every step")
+    keep_tags: int = Field(0, ge=0, description="this many parts stay in front")
+    tag_dropout: Chance = Field(0.0, description="share of the other parts that are left out")
+    alpha_masks: bool = Field(False, description="where a picture is transparent nothing is learnt")
+    mask_floor: Chance = Field(0.0, description="the loss's weight where a mask is black")
+    on_bad_image: Literal["error", "skip"] = Field("error", description="what to do with a file that can't be read")
+
+    @model_validator(mode="after")
+    def _has_pictures(self) -> "DataSection":
+        for source in self.sources or (self,):
+            if (source.path is None) == (source.glob is None):
+                raise ValueError("name the pictures once: path, glob or sources")
+        if self.sources and (self.path or self.glob):
+            raise ValueError("name the pictures once: path, glob or sources")
+        return self
+
+    @property
+    def sets(self) -> tuple[SourceSection, ...]:
+        return self.sources or (self,)

@@ -1,0 +1,76 @@
+"""Carries out a scoring job: class samples of the untouched model, adapters, samples, scores, a grid, the verdict."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from loractl.data.images import find_pictures
+from loractl.device import pick_device, pick_dtype, require_determinism
+from loractl.errors import ScoreError
+from loractl.evaluate.encoders import EncoderSource
+from loractl.evaluate.judges import Exam
+from loractl.evaluate.report import photograph_row, prompt_rows, table, write_scores
+from loractl.evaluate.scores import below, make_scorer
+from loractl.events import Emit, Facts, Progress, Wrote
+from loractl.families.pipeline import load_model
+from loractl.families.sd import StableDiffusion
+from loractl.method import Outcome
+from loractl.sample.adapted import apply
+from loractl.sample.denoise import Request, render
+from loractl.sample.picture import save_png, sheet
+from loractl_eval.spec import EvalSpec
+
+ROWS = 12  # of the grid, for each stage
+
+
+def run(spec: EvalSpec, emit: Emit) -> Outcome:
+    """Raises ScoreError after the result is written when a score is below what the job asks for."""
+    require_determinism()
+    device = pick_device(spec.memory.device)
+    exam = Exam(spec.prompts, spec.class_prompts, spec.samples, _pictures(spec.held_out), _pictures(spec.training))
+    model = load_model(spec.model.source, device, pick_dtype(spec.memory.precision, device), spec.model.revision)
+    encoders = [EncoderSource(each.source, each.revision, each.weights, each.allow_pickle) for each in spec.judges]
+    scorer = make_scorer(encoders, exam, device)
+    easel = Easel(spec, model, emit)
+    scorer.before(easel.make)
+    for number, use in enumerate(spec.adapters):
+        apply(model, use.path, f"adapter{number}", use.weight)
+    scores = scorer.after(easel.make)
+    emit(Facts("scores", table(scores)))
+    facts = {"model": spec.model.source, "encoders": [each.source for each in spec.judges], "samples": spec.samples}
+    files = {"scores": write_scores(spec.destination() / "scores.json", scores, facts)}
+    held_out = [photograph_row("held out", exam.held_out, model.resolution)] if exam.held_out else []
+    files["grid"] = save_png(spec.destination() / "grid.png", sheet([*held_out, *easel.rows]))
+    for what, path in files.items():
+        emit(Wrote(path, what))
+    if problems := below(scores, dict(spec.fail_below.items())):
+        raise ScoreError("; ".join(problems))
+    return Outcome(files, {name: score.value for name, score in scores.items()})
+
+
+class Easel:
+    """Makes pictures with the model as it is now; `rows` gathers some of each stage for the grid."""
+
+    def __init__(self, spec: EvalSpec, model: StableDiffusion, emit: Emit) -> None:
+        self.spec, self.model, self.emit = spec, model, emit
+        self.rows: list[tuple[str, list[Image.Image]]] = []
+
+    def make(self, prompts: Sequence[str], stage: str) -> list[Image.Image]:
+        batch = 32 if self.model.resolution <= 64 else 4
+        wanted = [self._request(prompt, self.spec.seed + i) for i, prompt in enumerate(prompts)]
+        with self.model.autocast():
+            pictures = list(
+                render(self.model.pipeline, wanted, batch, lambda done, of: self.emit(Progress(stage, done, of)))
+            )
+        self.rows += [(f"{stage}: {prompt}", row) for prompt, row in prompt_rows(prompts, pictures)[:ROWS]]
+        return pictures
+
+    def _request(self, prompt: str, seed: int) -> Request:
+        sample, model = self.spec.sample, self.model
+        guidance = model.guidance if sample.guidance is None else sample.guidance
+        return Request(prompt, seed, sample.steps, guidance, sample.size or model.resolution, sample.negative)
+
+
+def _pictures(folder: Path | None) -> list[Path]:
+    return find_pictures(folder) if folder else []

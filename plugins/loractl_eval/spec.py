@@ -1,0 +1,56 @@
+"""What a scoring job may say."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited, Text
+from loractl.specs import AdapterUse, Finite, InputPath, MemorySection, Model, Positive, Section, Spec
+
+
+class ScoredSampleSection(Section):
+    steps: Positive = Field(20, description="denoising steps")
+    guidance: float | None = Field(None, ge=0, description="classifier-free guidance scale; by default the model's own")
+    size: Positive | None = Field(None, description="pixels of each side; by default the model's own")
+    negative: str = Field("", description="negative prompt")
+
+
+class EvalSpec(Spec):
+    method: Literal["eval"] = Field("eval", description="which method runs the job")
+    model: Model = Field(description="the base model")
+    adapters: tuple[AdapterUse, ...] = Field((), description="judged together, each with its weight")
+    prompts: tuple[Text, ...] = Field(
+        min_length=1, description="what the pictures show, in turn; on the lab each is asked for in all ten places"
+    )
+    class_prompts: tuple[Text, ...] = Field((), description="the class without the subject: how far has it drifted")
+    held_out: InputPath | None = Field(None, description="pictures of the subject that were not trained on")
+    training: InputPath | None = Field(None, description="the pictures that were: have they been copied")
+    encoders: tuple[EncoderChoice, ...] = Field(
+        (),
+        description='the first compares pictures, the first that reads texts reads prompts; on the lab "lab"',
+    )
+    samples: Positive = Field(64, description="pictures for each score; the seed of each is one more than the last")
+    fail_below: dict[Limited, Finite] = Field(
+        {}, description="score → the least it may be; below it the exit code is 8"
+    )
+    sample: ScoredSampleSection = Field(ScoredSampleSection(), description="how the pictures are made")
+    memory: MemorySection = Field(MemorySection(), description="device and precision")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        sources = [encoder.source for encoder in self.judges]
+        if not sources:
+            raise ValueError('name at least one of encoders, for example "openai/clip-vit-base-patch32"')
+        if "lab" in sources and (len(sources) > 1 or self.model.source != "lab"):
+            raise ValueError(
+                'the encoder "lab" judges alone, and the lab model only: the reader knows no other pictures'
+            )
+        needs = {"subject_fidelity": self.held_out, "memorization": self.training}
+        missing = {"subject_fidelity": "held_out", "memorization": "training"}
+        for name in [name for name, path in needs.items() if name in self.fail_below and path is None]:
+            raise ValueError(f"fail_below.{name} needs {missing[name]}")
+        return self
+
+    @property
+    def judges(self) -> tuple[EncoderSection, ...]:
+        return self.encoders or ((EncoderSection(source="lab"),) if self.model.source == "lab" else ())

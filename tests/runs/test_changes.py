@@ -1,0 +1,51 @@
+"""Which changes of a job an interrupted run may go on with; and that what the jobs name is there."""
+
+from typing import get_args
+
+import pytest
+from loractl_dreambooth.spec import DreamBoothSpec
+from loractl_pti.spec import PivotalTuningSpec
+
+from loractl.runs.changes import ACCEPTED, WARNED, judge
+from loractl.sections.training import OPTIMIZERS, TrainingSpec
+from loractl.train.optim import _KINDS
+
+JOB = {"seed": 1, "train": {"lr": 1e-4, "steps": 10}, "adapter": {"rank": 4}, "sample": {"seeds": [0]}}
+
+
+def test_the_same_job_may_go_on() -> None:
+    assert judge(JOB, JOB) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("change", "refused", "warned"),
+    [
+        ({"seed": 2}, ["seed: 1 → 2"], []),
+        ({"adapter": {"rank": 8}}, ["adapter.rank: 4 → 8"], []),
+        ({"adapter": {"rank": 4, "alpha": 2.0}}, ["adapter.alpha: not set → 2.0"], []),
+        ({"train": {"lr": 1e-3, "steps": 10}}, [], ["train.lr: 0.0001 → 0.001"]),
+        ({"train": {"lr": 1e-4, "steps": 20}}, [], []),
+        ({"sample": {"seeds": [1, 2], "every": 5}}, [], []),
+        ({"data": {"flip": True}}, ["data.flip: not set → true"], []),
+    ],
+)
+def test_keys_are_judged_one_by_one(change: dict[str, object], refused: list[str], warned: list[str]) -> None:
+    assert judge(JOB, {**JOB, **change}) == (refused, warned)
+
+
+def test_every_key_of_the_tables_exists() -> None:
+    for key in (*ACCEPTED, *WARNED):
+        section, _, name = key.partition(".")
+        owners = [spec for spec in (DreamBoothSpec, PivotalTuningSpec) if section in spec.model_fields]
+        assert owners, key
+        kind = owners[0].model_fields[section].annotation
+        kinds = [kind, *get_args(kind)]
+        assert not name or any(name in getattr(each, "model_fields", {}) for each in kinds), key
+
+
+def test_the_optimizers_that_a_job_may_name_are_those_there_are() -> None:
+    assert set(OPTIMIZERS) == set(_KINDS)
+
+
+def test_every_training_job_may_resume() -> None:
+    assert TrainingSpec.resumes
