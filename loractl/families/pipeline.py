@@ -8,12 +8,15 @@ from loractl.errors import InputError, MismatchError
 from loractl.families.sd import StableDiffusion
 
 LAB = Path(__file__).parent.parent / "lab" / "weights"
+GUIDANCE = 7.5
 LAB_GUIDANCE = 4.0  # at 7 the reader sees eyes a little better, accents and feet a little worse
 
 
-def load_model(source: str, device: torch.device, dtype: torch.dtype, revision: str | None = None) -> StableDiffusion:
+def load_model(
+    source: str, device: torch.device, dtype: torch.dtype, revision: str | None = None, phases: bool = False
+) -> StableDiffusion:
     """Everything frozen and in evaluation mode. Raises InputError when there is no such model, MismatchError for a
-    family that is not known.
+    family that is not known. With `phases` the networks wait in main memory until `bring` calls them.
     """
     _quiet()
     from diffusers import DiffusionPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
@@ -28,9 +31,11 @@ def load_model(source: str, device: torch.device, dtype: torch.dtype, revision: 
         raise MismatchError(
             f"{source} is a {type(pipeline).__name__}; loractl trains Stable Diffusion 1.x and 2.x models"
         )
-    pipeline.to(device)
+    if not phases:
+        pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    model = StableDiffusion(pipeline, dtype, *([LAB_GUIDANCE] if source == "lab" else []))
+    guidance = LAB_GUIDANCE if source == "lab" else GUIDANCE
+    model = StableDiffusion(pipeline, dtype, guidance, device if phases else None)
     for network in model.networks.values():
         network.requires_grad_(False).eval()
     return model

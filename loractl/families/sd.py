@@ -31,10 +31,26 @@ class StableDiffusion:
     denoiser_name = "unet"
     text_encoder_names = ("text_encoder",)
 
-    def __init__(self, pipeline: Any, dtype: torch.dtype, guidance: float = 7.5) -> None:
-        """`dtype` is the precision of the arithmetic; parameters that learn may be kept in fp32 all the same."""
+    def __init__(
+        self, pipeline: Any, dtype: torch.dtype, guidance: float = 7.5, guest_of: torch.device | None = None
+    ) -> None:
+        """`dtype` is the precision of the arithmetic; parameters that learn may be kept in fp32 all the same.
+
+        The networks stay where they are; or they wait in main memory, and visit the device `guest_of` when `bring`
+        calls them.
+        """
         self.pipeline, self.dtype, self.guidance = pipeline, dtype, guidance
         self.vae, self.tokenizer, self.scheduler = pipeline.vae, pipeline.tokenizer, pipeline.scheduler
+        self._guest_of = guest_of
+        self.guests: frozenset[str] = frozenset()
+
+    def bring(self, *names: str) -> None:
+        """Has these networks on the device and no others, if they are guests there; otherwise all of them stay."""
+        if self._guest_of is None or self.guests == frozenset(names):
+            return
+        for name in sorted(self.networks, key=names.__contains__):  # those that leave go first
+            self.networks[name].to(self._guest_of if name in names else "cpu")
+        self.guests = frozenset(names)
 
     @property
     def denoiser(self) -> nn.Module:
@@ -56,7 +72,7 @@ class StableDiffusion:
 
     @property
     def device(self) -> torch.device:
-        return next(self.denoiser.parameters()).device
+        return self._guest_of or next(self.denoiser.parameters()).device
 
     def autocast(self) -> torch.autocast:
         """The context in which the networks compute: lower precision where it was asked for, fp32 parameters or not."""

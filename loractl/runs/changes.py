@@ -15,6 +15,7 @@ ACCEPTED = (
     "log",
     "output",
     "memory.device",
+    "memory.phases",
     "memory.cache_latents",
     "memory.cache_folder",
     "memory.gradient_checkpointing",

@@ -40,6 +40,12 @@ class Learner:
     def facts(self) -> dict[str, Any]:
         return {name: value for part in self.parts for name, value in part.facts().items()}
 
+    @property
+    def adapts_text(self) -> bool:
+        """Whether a text encoder is among what the adapter changes."""
+        parts = [part.networks_by_name for part in (self.lora, self.full) if part]
+        return any(name in networks for networks in parts for name in self.model.text_encoder_names)
+
     def count(self) -> int:
         return count(self.groups())
 

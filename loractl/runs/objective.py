@@ -35,7 +35,20 @@ class Objective:
         self.conditioner = Conditioner(self.model)
         prior = self.recipe.prior
         self.prior_weight = prior.weight if prior else 0.0
+        self.learns_words = self.recipe.embedding is not None or self.learner.adapts_text
         self.predicts_prior = prior is not None and prior.source == "prediction"
+
+    def settle(self) -> None:
+        """Brings to the device what training needs, after the captions were encoded if nothing of them learns."""
+        if not self.learns_words:
+            self.model.bring(*self.model.text_encoder_names)
+            self.conditioner.prepare(self.sentences())
+        self.model.bring(self.model.denoiser_name, *(self.model.text_encoder_names if self.learns_words else ()))
+
+    def sentences(self) -> list[str]:
+        """Every caption that is known beforehand; those with shuffled tags are not."""
+        captions = [example.caption for source in self.sources for example in source.latents.examples]
+        return ["", *captions, *([self.recipe.class_prompt] if self.recipe.class_prompt else [])]
 
     def __call__(self, step: int, part: int) -> Tensor:
         batches = self.batches(step, part)
@@ -50,6 +63,10 @@ class Objective:
                 weight = self.recipe.subject_weight
                 loss = weight * with_prior(errors, len(batches[0]), self.prior_weight / weight)
         return loss + self.learner.pull() if "tokens" in active else loss
+
+    def _untouched(self, captions: list[str]) -> Tensor:
+        """Their conditioning without adapters: the learner's text encoder has none, or they are switched off here."""
+        return self.model.encode_text(captions) if self.learns_words else self.conditioner(captions, learns=False)
 
     def _errors(self, batch: Batch, learns: bool) -> Tensor:
         return denoising_errors(self.model, batch, self.conditioner(batch.captions, learns), self.weighting)
@@ -81,7 +98,7 @@ class Objective:
         """What the model says of the class prompt at the same noisy pictures shall stay what it said untouched."""
         prompt = [self.recipe.class_prompt or ""] * len(batch)
         with torch.no_grad(), self.learner.switched_off():
-            untouched = prediction(self.model, batch, self.model.encode_text(prompt))
+            untouched = prediction(self.model, batch, self._untouched(prompt))
         errors = self._errors(batch, learns)
         kept = predicted_prior_errors(self.model, batch, self.conditioner(prompt, learns), untouched, self.weighting)
         return self.recipe.subject_weight * errors.mean() + self.prior_weight * kept.mean()

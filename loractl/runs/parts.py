@@ -81,8 +81,12 @@ class LoraPart:
         return {pattern: settings.lr for pattern, settings in table.items() if settings.lr is not None}
 
     @property
+    def networks_by_name(self) -> dict[str, nn.Module]:
+        return {name: self.model.components[name] for name in self.targets}
+
+    @property
     def networks(self) -> list[nn.Module]:
-        return [self.model.components[name] for name in self.targets]
+        return list(self.networks_by_name.values())
 
     def start_step(self, step: int) -> None:
         """Draws what is left out in this step, if anything is."""
@@ -143,20 +147,20 @@ class FullPart:
     def __init__(self, model: StableDiffusion, spec: TrainingSpec, adapter: AdapterSection) -> None:
         self.model, self.spec = model, spec
         names = [model.denoiser_name, *(model.text_encoder_names if adapter.text_encoder else ())]
-        self.networks = {name: model.components[name] for name in names}
-        for network in self.networks.values():
+        self.networks_by_name = {name: model.components[name] for name in names}
+        for network in self.networks_by_name.values():
             network.requires_grad_(True).float()
 
     def groups(self) -> list[Group]:
         return [
             Group(role(self.model, name), list(network.parameters()), component_lr(self.spec, self.model, name))
-            for name, network in self.networks.items()
+            for name, network in self.networks_by_name.items()
         ]
 
     def facts(self) -> dict[str, Any]:
         trained, dtype = count(self.groups()), self.spec.output.dtype
         return {
-            "networks": ", ".join(self.networks),
+            "networks": ", ".join(self.networks_by_name),
             "trainable parameters": trained,
             "share of the whole model": f"{trained / whole(self.model):.0%}",
             "files": f"{trained * PRECISIONS[dtype].itemsize / 1e6:.1f} MB ({dtype})",
@@ -165,7 +169,7 @@ class FullPart:
     def save(self, folder: Path) -> dict[str, Path]:
         """One diffusers folder for each network, in the output's precision."""
         files = {}
-        for name, network in self.networks.items():
+        for name, network in self.networks_by_name.items():
             temporary, final = folder / f".{name}.tmp", folder / name
             trained_dtype = next(network.parameters()).dtype
             saved: Any = network.to(PRECISIONS[self.spec.output.dtype])  # a diffusers or transformers model

@@ -72,6 +72,7 @@ def source(spec: TrainingSpec, studio: Studio, purpose: str, pictures: Sequence[
     resolution = data.resolution or model.resolution
     sizes = frames([example.path for example in pictures], resolution, STEP if data.buckets else None, data.upscale)
     variety = Variety(data.flip, data.crop == "random", data.jitter, model.is_inpainting)
+    model.bring("vae")
     latents = Latents(pictures, sizes, model.encode_pictures, model.device, variety, data.alpha_masks)
     made = Source(
         purpose,

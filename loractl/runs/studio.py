@@ -24,6 +24,7 @@ class Studio:
 
     def make(self, wanted: Sequence[Request], stage: str) -> list[Image.Image]:
         batch = 32 if self.model.resolution <= 64 else 4
+        self.model.bring(*self.model.networks)
         with self.model.autocast():
             return list(render(self._pipeline(), wanted, batch, lambda done, of: self.emit(Progress(stage, done, of))))
 

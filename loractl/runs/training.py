@@ -71,7 +71,11 @@ class Run:
         self.recipe = self.cook(spec)
         device = pick_device(spec.memory.device)
         self.model = load_model(
-            spec.model.source, device, pick_dtype(spec.memory.precision, device), spec.model.revision
+            spec.model.source,
+            device,
+            pick_dtype(spec.memory.precision, device),
+            spec.model.revision,
+            spec.memory.phases,
         )
         if spec.noise.zero_terminal_snr:
             self.model.end_in_pure_noise()
@@ -85,6 +89,7 @@ class Run:
         if self.album.before and resumed is None and spec.sample.every:
             self.emit(Pictures(0, self.album.write(0, self.album.before), "samples"))
 
+        self.model.bring(*self.model.networks)
         self.learner = Learner(self.model, spec, self.recipe)
         self.emit(Facts("what learns", self.learner.facts()))
         self.objective = Objective(spec, self.recipe, self.model, self.learner, sources)
@@ -128,6 +133,7 @@ class Run:
 
     def fit(self) -> None:
         hooks: dict[str, Any] = {"where": self.objective.where, "on_numbers": self.on_numbers}
+        self.objective.settle()
         try:
             with self.stop:
                 fit(self.training, self.objective, self.emit, self.after_step, **hooks)
@@ -157,6 +163,8 @@ class Run:
                 self.emit(Pictures(done, self.album.add(done), "samples"))
         if spec.eval.every and done % spec.eval.every == 0:
             self.score(done)
+        if not last:
+            self.objective.settle()
 
     def leave(self, done: int) -> None:
         """Raises KeyboardInterrupt or Terminated, with what to do next in `resume`."""

@@ -110,6 +110,9 @@ class TrainMemorySection(MemorySection):
         "auto", description="of the frozen model and its arithmetic; auto: bf16 on a GPU that has it, else fp32"
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
+    phases: bool = Field(
+        False, description="have on the device only what the moment needs: text encoder, autoencoder or denoiser"
+    )
     cache_latents: bool = Field(True, description="encode every picture once, not at every step")
     cache_variants: Positive = Field(4, description="random crops and colors of each picture that the cache holds")
     cache_folder: AnyPath | None = Field(None, description="keep the latents there for other runs")
@@ -174,6 +177,8 @@ class TrainingSpec(Spec):
             )
         if (self.eval.fail_below or self.eval.keep_best) and not sources:
             raise ValueError("eval.fail_below and eval.keep_best need eval.encoders")
+        if self.memory.phases and not self.memory.cache_latents:
+            raise ValueError("memory.phases needs memory.cache_latents: the autoencoder can't be there at every step")
         if self.eval.keep_best and not self.eval.every:
             raise ValueError("eval.keep_best needs eval.every: it chooses among the scores on the way")
         return self

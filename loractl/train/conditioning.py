@@ -18,8 +18,17 @@ class Conditioner:
         if learns:
             self._kept.clear()
             return self._model.encode_text(captions)
-        for caption in dict.fromkeys(captions):
-            if caption not in self._kept:
-                with torch.no_grad():
-                    self._kept[caption] = self._model.encode_text([caption])
+        self.prepare(captions)
         return torch.cat([self._kept[caption] for caption in captions])
+
+    def prepare(self, captions: Sequence[str]) -> None:
+        """Encodes those that are new; a text encoder that is a guest on the device leaves again."""
+        missing = [caption for caption in dict.fromkeys(captions) if caption not in self._kept]
+        if not missing:
+            return
+        there = self._model.guests
+        self._model.bring(*there, *self._model.text_encoder_names)
+        for caption in missing:
+            with torch.no_grad():
+                self._kept[caption] = self._model.encode_text([caption])
+        self._model.bring(*there)
