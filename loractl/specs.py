@@ -53,6 +53,9 @@ class Section(BaseModel):
 class OutputSection(Section):
     path: AnyPath | None = Field(None, description="where the result goes; by default out/<name> in the current folder")
     overwrite: bool = Field(False, description="replace files that are already there")
+    metadata: Literal["full", "minimal"] = Field(
+        "full", description="files of adapters tell the job that made them, or loractl's version alone"
+    )
 
 
 class AdapterOutputSection(OutputSection):
@@ -113,9 +116,14 @@ class Spec(Section):
         return self.model_copy(update={"output": output})
 
     def provenance(self) -> dict[str, str]:
-        """Metadata for the files this job makes: the job itself, less where it wrote, its paths without folders."""
+        """Metadata for the files this job makes: the job itself, less where it wrote, its paths without folders. Who
+        publishes a file may want it to tell less.
+        """
+        version = {"loractl.version": loractl.__version__}
+        if self.output.metadata == "minimal":
+            return version
         job = json.dumps(_without_folders(self.model_dump(exclude={"output"}, exclude_none=True)), sort_keys=True)
-        return {"loractl.version": loractl.__version__, "loractl.job": job}
+        return {**version, "loractl.job": job}
 
 
 class SizedSpec(Spec):

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from loractl.job import read_job
+from loractl.job import override, read_job
 from loractl.plugins import load_plugins
 
 JOB = Path(__file__).parents[1] / "jobs" / "subject.toml"
@@ -27,3 +27,10 @@ def test_a_local_model_is_named_without_its_folders(tmp_path: Path) -> None:
     spec = read_job(job, load_plugins().methods)
     assert spec.model_dump()["model"]["source"] == str(model)
     assert json.loads(spec.provenance()["loractl.job"])["model"]["source"] == "my-model"
+
+
+def test_published_files_may_tell_less() -> None:
+    methods = load_plugins().methods
+    assert read_job(JOB, methods).provenance().keys() == {"loractl.version", "loractl.job"}
+    minimal = read_job(JOB, methods, [override("output.metadata=minimal")])
+    assert minimal.provenance().keys() == {"loractl.version"}
