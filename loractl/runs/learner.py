@@ -95,6 +95,15 @@ class Learner:
         return files
 
 
+def result_files(spec: TrainingSpec, recipe: Recipe) -> list[str]:
+    """Names of the adapter and token files that a job makes in its folder."""
+    adapter, embedding = recipe.adapter, recipe.embedding
+    forms = spec.output.format if adapter and adapter.kind == "lora" else ()
+    tokens = embedding.tokens if embedding else ()
+    alone = [file for token in tokens for file in token_files(token).values()]
+    return [*(adapter_files(spec.name)[form] for form in forms), *alone]
+
+
 def adapter_files(name: str) -> Mapping[str, str]:
     """The file of each form: kohya's under the job's name, since user interfaces show it; diffusers' under the name
     it looks for.

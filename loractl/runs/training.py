@@ -17,7 +17,7 @@ from loractl.families.pipeline import load_model
 from loractl.method import Outcome
 from loractl.runs.album import Album
 from loractl.runs.changes import judge
-from loractl.runs.learner import Learner
+from loractl.runs.learner import Learner, result_files
 from loractl.runs.measure import Measure
 from loractl.runs.objective import Objective
 from loractl.runs.recipe import Cook
@@ -28,6 +28,7 @@ from loractl.sections import TrainingSpec
 from loractl.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from loractl.train.lock import lock
 from loractl.train.loop import Plan, Training, fit
+from loractl.train.metrics import NAME as METRICS
 from loractl.train.metrics import MetricsFile
 from loractl.train.optim import make_optimizer
 from loractl.train.stopping import Stop
@@ -51,7 +52,7 @@ def forget(spec: TrainingSpec) -> None:
     folder = spec.destination()
     for name in ("checkpoints", "samples"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("metrics.jsonl", "trace.json", "stopped.txt"):
+    for name in (METRICS, "trace.json", "stopped.txt"):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -69,6 +70,7 @@ class Run:
         spec = self.spec
         self.folder = spec.destination()
         self.recipe = self.cook(spec)
+        overwrite = self.may_overwrite()
         device = pick_device(spec.memory.device)
         self.model = load_model(
             spec.model.source,
@@ -100,7 +102,21 @@ class Run:
         self.metrics = MetricsFile(self.folder)
         self.metrics.truncate(self.training.step)
         self.fit()
-        return self.finish(overwrite=spec.output.overwrite or resumed is not None)
+        return self.finish(overwrite)
+
+    def may_overwrite(self) -> bool:
+        """Whether the files in the folder are those of this run, interrupted, or the job allows it.
+
+        Otherwise InputError when the result would replace one, now and not when training is over.
+        """
+        if self.spec.output.overwrite or (self.folder / METRICS).exists():
+            return True
+        there = [name for name in result_files(self.spec, self.recipe) if (self.folder / name).exists()]
+        if there:
+            raise InputError(
+                f"{self.folder / there[0]} is already there: choose another --out, or replace it with --overwrite"
+            )
+        return False
 
     def active(self, step: int) -> frozenset[str]:
         """Names of the groups that learn in a step: those whose first word the recipe names."""

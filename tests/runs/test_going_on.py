@@ -180,3 +180,13 @@ def test_the_trace_says_what_moved_when(tmp_path: Path) -> None:
     assert tokens["moved"]["tokens"] > 0 and tokens["moved"]["denoiser"] == 0
     assert (adapter["steps"], adapter["learning"]) == ([4, 8], ["denoiser"])
     assert adapter["moved"]["tokens"] == 0 and adapter["moved"]["denoiser"] > 0
+
+
+def test_a_strangers_file_is_refused_before_training_and_an_own_one_replaced(tmp_path: Path) -> None:
+    (tmp_path / "embeddings").mkdir()
+    (tmp_path / "embeddings" / "rex.safetensors").write_bytes(b"precious")
+    with pytest.raises(InputError, match=r"rex\.safetensors is already there"):
+        run("ti", tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    run("ti", tmp_path / "own", "checkpoint.every=100")
+    run("ti", tmp_path / "own", "checkpoint.every=100")  # as if it had been killed just before its end
