@@ -12,12 +12,16 @@ Fate = Literal["loaded", "ignored", "refused", "unknown"]
 
 
 class Rule(NamedTuple):
-    """What becomes of the keys that match `pattern` as a whole; of several rules the first counts."""
+    """What becomes of the keys that match `pattern` as a whole; of several rules the first counts.
+
+    A rule is for files without a key that matches `unless`.
+    """
 
     pattern: str
     fate: Fate
     reason: str
     source: str
+    unless: str = r"(?!)"
 
 
 class Program(NamedTuple):
@@ -61,6 +65,7 @@ _A1111 = "extensions-builtin/Lora/networks.py, load_network"
 _DIFFUSERS = "loaders/lora_pipeline.py, lora_state_dict"
 _CHECK = "loaders/lora_pipeline.py, load_lora_weights"
 _CONVERT = "loaders/lora_conversion_utils.py, _convert_non_diffusers_lora_to_diffusers"
+_INFER = "utils/state_dict_utils.py, convert_state_dict_to_diffusers"
 
 _NO_MODULE = "no module of the model is called so"
 _KOHYA = "kohya's names"
@@ -86,6 +91,21 @@ def _from_comfy(unet: str, clip: str, parts: str) -> tuple[Rule, ...]:
         Rule(rf"{_UNET}\.(on_input|weight)", "ignored", "IA3 is not known", parts),
         Rule(_BUNDLE, "ignored", "tokens in an adapter's file are not looked for", parts),
         Rule(rf"{_SIMO}|{_TOKEN}", "ignored", _NO_MODULE, unet),
+    )  # fmt: skip
+
+
+def _without_out_proj(encoder: str) -> tuple[Rule, ...]:
+    """diffusers gives attention in kohya's text encoders its old names, and expects these only where it sees out_proj.
+
+    Files of Flux go another way.
+    """
+    part = r"\.(lora_(up|down)\.weight|alpha)"
+    seen = rf"{encoder}_\w+_out_proj\..+|lora_unet_(double|single)_blocks_.+"
+    return (
+        Rule(rf"{encoder}_\w+{part}", "refused", "a text encoder that has neither out_proj nor mlp: convert the file",
+             _INFER, unless=rf"{seen}|{encoder}_\w+_mlp_.+"),
+        Rule(rf"{encoder}_\w+_[qkv]_proj{part}", "ignored", "a text encoder that has no out_proj: convert the file",
+             _INFER, unless=seen),
     )  # fmt: skip
 
 
@@ -124,6 +144,8 @@ PROGRAMS: Mapping[str, Program] = {
         "huggingface/diffusers 0.42",
         (
             Rule(r".*dora_scale.*", "ignored", "kohya's DoRA becomes plain LoRA", _DIFFUSERS),
+            *_without_out_proj("lora_te1?"),
+            *_without_out_proj("lora_te2"),
             Rule(rf"({_UNET}|lora_te[12]?_\w+)\.(lora_(up|down)\.weight|alpha)", "loaded", _KOHYA, _CONVERT),
             Rule(rf"({_UNET}|lora_te[12]?_\w+)\..+", "refused", "of kohya's parts, only up, down and alpha are known",
                  _CONVERT),
@@ -141,12 +163,13 @@ PROGRAMS: Mapping[str, Program] = {
 
 def foresee(program: Program, keys: Iterable[str]) -> list[Group]:
     """Every key's fate, those of one reason together, in the order of the rules."""
+    found = sorted(keys)
     untold = Rule("", "unknown", "no rule tells of them", "")
-    groups: dict[Rule, list[str]] = {rule: [] for rule in (*program.rules, untold)}
-    for key in sorted(keys):
-        rule = next((rule for rule in program.rules if re.fullmatch(rule.pattern, key)), untold)
-        groups[rule].append(key)
-    return [Group(rule.fate, rule.reason, rule.source, found) for rule, found in groups.items() if found]
+    rules = [rule for rule in program.rules if not any(re.fullmatch(rule.unless, key) for key in found)]
+    groups: dict[Rule, list[str]] = {rule: [] for rule in (*rules, untold)}
+    for key in found:
+        groups[next((rule for rule in rules if re.fullmatch(rule.pattern, key)), untold)].append(key)
+    return [Group(rule.fate, rule.reason, rule.source, told) for rule, told in groups.items() if told]
 
 
 def verdict(program: Program, groups: Iterable[Group]) -> str:

@@ -19,6 +19,10 @@ from loractl.formats.safefile import DTYPES, Entry, Header, replacing
 Change = Callable[[Iterator[Tensor]], Iterator[Tensor]]
 """From a tensor's blocks of rows, in fp32 or wider, to as many blocks that take their place."""
 
+Data = bytes | memoryview
+Report = Callable[[int, int], None]
+"""Is told the tensors done, of all."""
+
 BLOCK = 2**20
 """Numbers in a block: as fp32, it and its update fit into a processor's cache."""
 
@@ -30,32 +34,36 @@ def rewrite(
     out: Path,
     changes: Mapping[str, Change],
     metadata: Mapping[str, str],
-    report: Callable[[int, int], None],
+    report: Report,
     overwrite: bool = False,
 ) -> None:
-    """Writes the file of `header` to `out`, the tensors named in `changes` changed; tells the tensors done, of all.
+    """Writes the file of `header` to `out`, the tensors named in `changes` changed.
 
     NumericsError where a changed number does not fit the tensor's dtype; then nothing is written.
     """
-    entries = sorted(header.entries.items(), key=lambda item: item[1].begin)
-    with replacing(out, overwrite) as target, header.path.open("rb") as source:
+    with replacing(out, overwrite) as target:
         target.write(_head(header, metadata))
+        for _, data in rewritten(header, changes, report):
+            target.writelines(data)
+
+
+def rewritten(header: Header, changes: Mapping[str, Change], report: Report) -> Iterator[tuple[str, Iterator[Data]]]:
+    """Name and bytes of each tensor, in the order of the file; its bytes come in pieces and before the next tensor."""
+    entries = sorted(header.entries.items(), key=lambda item: item[1].begin)
+    with header.path.open("rb") as source:
         for done, (name, entry) in enumerate(entries):
             source.seek(header.offset + entry.begin)
-            if name in changes:
-                _change(name, entry, source, target, changes[name])
-            else:
-                _copy(entry.end - entry.begin, source, target)
+            yield name, _changed(name, entry, source, changes[name]) if name in changes else _copied(entry, source)
             report(done + 1, len(entries))
 
 
-def _change(name: str, entry: Entry, source: BinaryIO, target: BinaryIO, change: Change) -> None:
+def _changed(name: str, entry: Entry, source: BinaryIO, change: Change) -> Iterator[Data]:
     dtype = DTYPES[entry.dtype]
     for rows in change(_blocks(entry, source)):
         changed = rows.to(dtype)
         if not changed.float().isfinite().all():
             raise NumericsError(f"{name} is not finite in {dtype} once it is changed: use smaller weights")
-        target.write(changed.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        yield changed.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _blocks(entry: Entry, source: BinaryIO) -> Iterator[Tensor]:
@@ -69,9 +77,10 @@ def _blocks(entry: Entry, source: BinaryIO) -> Iterator[Tensor]:
         yield torch.frombuffer(data, dtype=dtype).view(rows, *inner).to(wide)
 
 
-def _copy(size: int, source: BinaryIO, target: BinaryIO) -> None:
+def _copied(entry: Entry, source: BinaryIO) -> Iterator[Data]:
+    size = entry.end - entry.begin
     for begin in range(0, size, _COPIED):
-        target.write(_take(min(_COPIED, size - begin), source))
+        yield _take(min(_COPIED, size - begin), source)
 
 
 def _take(size: int, source: BinaryIO) -> bytes:

@@ -17,7 +17,7 @@ def progress_grid(
     under its heading (`headings`), which is broken into lines as wide as a picture.
     """
     body, font = sheet(rows, cell), ImageFont.load_default(LABEL)
-    broken = [list(_lines(heading, font, cell)) for heading in columns]
+    broken = [list(lines_of(heading, font, cell)) for heading in columns]
     top = max((MARGIN + LINE * len(lines) for lines in broken), default=0)
     whole = Image.new("RGB", (body.width, top + body.height), "white")
     whole.paste(body, (0, top))
@@ -33,7 +33,7 @@ def headings(requests: Sequence[Request]) -> list[str]:
     return [f"{request.prompt} (seed {request.seed})" for request in requests]
 
 
-def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> Iterator[str]:
+def lines_of(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> Iterator[str]:
     """The words of a text in lines of at most `width` pixels; a longer word is broken anywhere."""
     line = ""
     for word in text.split():

@@ -14,10 +14,12 @@ def bake(
     model: Annotated[Path, Argument(help="a diffusers folder, or one .safetensors or .ckpt file", show_default=False)],
     adapters: Annotated[list[Path], Argument(help="the adapters' files", show_default=False)],
     weight: Annotated[list[float] | None, Option(help="what ΔW is multiplied by: one for all, or one for each")] = None,
-    allow_pickle: Annotated[bool | None, Option("--allow-pickle", help="read a .ckpt from a trusted source")] = None,
+    allow_pickle: Annotated[
+        bool | None, Option("--allow-pickle", help="read a .ckpt that you trust, or write one")
+    ] = None,
     device: Annotated[str | None, Option(help="where the arithmetic is done: cpu (default) or cuda")] = None,
     name: Annotated[str, Option(help="names the result")] = "baked",
-    out: Annotated[Path | None, Option(help="the folder or the .safetensors file to write")] = None,
+    out: Annotated[Path | None, Option(help="the folder, or the .safetensors or .ckpt file, to write")] = None,
     overwrite: Annotated[bool | None, Option("--overwrite", help="replace files that are already there")] = None,
 ) -> BakeSpec:
     """Add adapters to the weights of a model for good."""

@@ -17,6 +17,7 @@ from loractl.device import pick_device
 from loractl.errors import InputError, MismatchError
 from loractl.events import Emit, Facts, Note, Progress, Wrote
 from loractl.formats.checkpoint import Weight, as_safetensors, folder_headers, model_parameters, rows_of
+from loractl.formats.ckpt import rewrite_ckpt
 from loractl.formats.lineage import Parent, read_parents
 from loractl.formats.rewrite import Change, rewrite
 from loractl.formats.safefile import Header
@@ -126,7 +127,8 @@ def bake_file(baking: Baking, file: Path, out: Path) -> None:
     def report(done: int, total: int) -> None:
         baking.emit(Progress(f"bake {file.name}", done, total))
 
-    rewrite(header, out, changes, kept | dict(baking.metadata), report, baking.overwrite)
+    write = rewrite_ckpt if out.suffix == ".ckpt" else rewrite
+    write(header, out, changes, kept | dict(baking.metadata), report, baking.overwrite)
 
 
 def bake_folder(baking: Baking, model: Path, out: Path) -> None:

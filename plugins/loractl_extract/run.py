@@ -2,7 +2,7 @@
 
 A model that is saved while it wears an adapter has the factors in its state dict, called as the wrapper calls them; and
 some files carry an adapter in kohya's names beside the weights. Both become a small file that `load_adapter` reads.
-The adapter of a model in memory is what `loractl.inject.inject.collect` returns.
+The adapter of a pipeline in memory is what `loractl.inject.live.take` returns.
 """
 
 import re

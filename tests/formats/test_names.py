@@ -4,9 +4,13 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
+from loractl.formats import kohya
+from loractl.formats.modules import Source
 from loractl.formats.names import WORDS, canonical, flatten, nested, unflatten
+from loractl.tensors.adapter import Adapter
+from loractl.tensors.lowrank import LowRank
 from tests.tiny import tiny_sd
 
 Pieces = tuple[str, ...]
@@ -26,6 +30,15 @@ UNETS = {
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
         "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
     },
+}
+
+T5_XXL = {  # google/t5-v1_1-xxl, config.json, whose encoder is in stable-diffusion-3-medium and in FLUX.1-dev
+    "d_model": 4096,
+    "d_ff": 10240,
+    "d_kv": 64,
+    "num_heads": 64,
+    "num_layers": 24,
+    "feed_forward_proj": "gated-gelu",
 }
 
 
@@ -77,6 +90,27 @@ def test_every_layer_of_a_text_encoder_can_be_read_back(kind: type[nn.Module], w
         module = path.removeprefix("text_encoder.")
         assert unflatten("clip", flatten(module)) == module
     assert [canonical(path) for path in written] == paths
+
+
+@pytest.mark.parametrize(
+    ("base", "component", "others"), [("flux1", "text_encoder_2", ["te2"]), ("sd3", "text_encoder_3", [])]
+)
+def test_every_layer_of_t5_xxl_has_one_name_in_kohyas_files(base: str, component: str, others: list[str]) -> None:
+    """te3 in both, and beside Flux it is read as te2 too. A denoiser's module is there to tell which base it is."""
+    with torch.device("meta"):
+        paths = layers(T5EncoderModel(T5Config(**T5_XXL)))
+    assert len(paths) == 24 * 7
+    assert [unflatten("t5", flatten(path)) for path in paths] == paths
+    low = LowRank(torch.ones(1, 2), torch.ones(2, 1), 1.0)
+    modules = dict.fromkeys((f"{component}.{path}" for path in paths), low)
+    denoiser = {"transformer.transformer_blocks.0.attn.to_out.0": low}
+    written, _ = kohya.write(Adapter({**modules, **denoiser}, {"ss_base_model_version": base}), torch.float32, "t5")
+    names = {key.partition(".")[0] for key in written if not key.startswith("lora_unet_")}
+    assert names == {f"lora_te3_{flatten(path)}" for path in paths} and len(names) == len(paths)
+    for prefix in ("te3", *others):
+        tensors = {key.replace("lora_te3_", f"lora_{prefix}_"): tensor for key, tensor in written.items()}
+        found = kohya.read(Source("t5", tensors, {}))
+        assert found.modules.keys() == modules.keys() | denoiser.keys() and not found.unknown
 
 
 def test_every_layer_of_the_tiny_pipeline_can_be_read_back() -> None:

@@ -208,7 +208,9 @@ def test_the_wrong_base_is_refused(tmp_path: Path, layout: Any, name: str) -> No
         assert sorted(tmp_path.iterdir()) == before
 
 
-@LAYOUTS
+@pytest.mark.parametrize(
+    ("layout", "name"), [(write_single, "out.safetensors"), (write_single, "out.ckpt"), (write_folder, "out")]
+)
 def test_a_full_disk_leaves_nothing(tmp_path: Path, layout: Any, name: str) -> None:
     model = layout(tmp_path / "model.safetensors", small_unet())
     file = save(tmp_path / "a.safetensors", unet_adapter(small_unet()))
@@ -217,7 +219,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, layout: Any, name: str) -> N
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
     try:
         with pytest.raises(DiskFullError, match="make room"):
-            run(job(model, tmp_path / name, (file, 1.0)))
+            run(job(model, tmp_path / name, (file, 1.0), allow_pickle=name.endswith("ckpt")))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(tmp_path.iterdir()) == before
@@ -249,6 +251,26 @@ def test_a_ckpt_becomes_a_safetensors_file_when_allowed(tmp_path: Path) -> None:
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.parametrize("ending", ["safetensors", "ckpt"])
+def test_a_ckpt_is_written_when_allowed_and_is_the_safetensors_file(tmp_path: Path, ending: str) -> None:
+    """Tensor by tensor, whatever the model came as; where it comes from is beside the tensors."""
+    single = write_single(tmp_path / "model.safetensors", small_unet(), torch.float16)
+    torch.save({"state_dict": read_tensors(single)[0]}, tmp_path / "model.ckpt")
+    model, use = tmp_path / f"model.{ending}", (save(tmp_path / "a.safetensors", unet_adapter(small_unet())), 0.5)
+    with pytest.raises(ValueError, match="set allow_pickle"):
+        job(model, tmp_path / "out.ckpt", use)
+    run(job(model, tmp_path / "out.ckpt", use, allow_pickle=True))
+    run(job(single, tmp_path / "out.safetensors", use))
+    found = torch.load(tmp_path / "out.ckpt", weights_only=True)
+    wanted, metadata = read_tensors(tmp_path / "out.safetensors")
+    assert found["state_dict"].keys() == wanted.keys()
+    assert all(torch.equal(found["state_dict"][key], wanted[key]) for key in wanted)
+    assert found["metadata"]["loractl.parents"] == metadata["loractl.parents"]
+    with pytest.raises(InputError, match="exists already"):
+        run(job(model, tmp_path / "out.ckpt", use, allow_pickle=True))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 def test_the_job_runs_as_it_stands(tmp_path: Path) -> None:
     outcome, _ = run_job(JOBS / "bake.toml", tmp_path / "baked")
     assert outcome.numbers["updates"] > outcome.numbers["tensors"] > 0
@@ -266,6 +288,7 @@ def test_the_command_gives_weights_to_all_or_to_each(tmp_path: Path) -> None:
         assert [use.weight for use in spec.adapters] == wanted
     with pytest.raises(JobError, match="--weight: there are 3 for 2"):
         bake(model, files, weight=[1.0, 2.0, 3.0], out=out)
-    for kind, wrong in ((model, tmp_path / "out"), (tmp_path, out)):
+    for kind, wrong in ((model, tmp_path / "out"), (tmp_path, out), (model, tmp_path / "out.ckpt")):
         with pytest.raises(JobError, match=r"ending \.safetensors"):
             bake(kind, files, out=wrong)
+    assert bake(model, files, allow_pickle=True, out=tmp_path / "out.ckpt").destination() == tmp_path / "out.ckpt"

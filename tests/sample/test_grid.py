@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
 from loractl.sample.denoise import Request
-from loractl.sample.grid import _lines, headings, progress_grid
+from loractl.sample.grid import headings, lines_of, progress_grid
 from loractl.sample.picture import LABEL, MARGIN, sheet
 
 CELL = 64
@@ -49,6 +49,6 @@ def test_a_long_heading_stays_over_its_column() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.text(st.characters(codec="ascii"), max_size=60), st.integers(20, 200))
 def test_lines_are_narrow_and_lose_nothing(text: str, width: int) -> None:
-    lines = list(_lines(text, FONT, width))
+    lines = list(lines_of(text, FONT, width))
     assert "".join("".join(lines).split()) == "".join(text.split())
     assert all(line and FONT.getlength(line) <= width for line in lines)

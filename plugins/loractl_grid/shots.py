@@ -1,0 +1,76 @@
+"""The pictures of a grid job: what each asks for, where it goes, and which are rendered together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+from pathlib import Path
+from typing import Any
+
+from loractl.families.sd import StableDiffusion
+from loractl.sample.adapted import requests
+from loractl.sample.axes import Axis, short_names
+from loractl.sample.denoise import Request
+from loractl_grid.spec import FILES, Choice, GridSpec
+
+BATCH = 4
+Uses = tuple[tuple[Path, float], ...]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture of the table: its file, what is asked for, and the adapters' files with their weights."""
+
+    file: Path
+    request: Request
+    uses: Uses
+
+    def alike(self) -> tuple[Uses, int, float]:
+        """What pictures that are rendered together have in common."""
+        return self.uses, self.request.steps, self.request.guidance
+
+
+def plan(spec: GridSpec, model: StableDiffusion) -> list[Shot]:
+    """A shot for each place of the table, x fastest, z slowest."""
+    choices = [choice or Choice("", (None,)) for choice in reversed(spec.grid.choices)]
+    shots = []
+    for picks in product(*(enumerate(choice.values, start=1) for choice in choices)):
+        said: dict[str, Any] = {"seed": spec.seed, **spec.sample.model_dump()}
+        said |= {choice.kind: value for choice, (_, value) in zip(choices, picks, strict=True)}
+        name = "-".join(f"{axis}{place}" for axis, (place, _) in zip("zyx", picks, strict=True))
+        shots.append(Shot(spec.destination() / "pictures" / f"{name}.png", _request(model, said), _uses(spec, said)))
+    return shots
+
+
+def batches(shots: Sequence[Shot]) -> list[list[Shot]]:
+    """The shots in groups that are rendered together, those with the same adapters one after the other.
+
+    They follow from the job alone, whatever has been made already: a picture depends on its batch by a rounding.
+    """
+    groups = [list(group) for _, group in groupby(sorted(shots, key=Shot.alike), key=Shot.alike)]
+    return [group[start : start + BATCH] for group in groups for start in range(0, len(group), BATCH)]
+
+
+def axes(spec: GridSpec) -> tuple[Axis, Axis, Axis]:
+    """X, y and z with the labels that a person reads."""
+    x, y, z = (_axis(choice) if choice else Axis() for choice in spec.grid.choices)
+    return x, y, z
+
+
+def _axis(choice: Choice) -> Axis:
+    if choice.kind in FILES:
+        return Axis(choice.kind, short_names(choice.values))
+    return Axis(choice.kind, tuple(f"{value:g}" if isinstance(value, float) else str(value) for value in choice.values))
+
+
+def _request(model: StableDiffusion, said: dict[str, Any]) -> Request:
+    prompt, seed, steps, guidance = (said[name] for name in ("prompt", "seed", "steps", "guidance"))
+    (request,) = requests(model, [prompt], [seed], steps, guidance, said["size"], said["negative"])
+    return request
+
+
+def _uses(spec: GridSpec, said: dict[str, Any]) -> Uses:
+    """An axis of weights is for the file on another axis if there is one, else for all adapters."""
+    weight, file = said.get("weight"), said.get("adapter") or said.get("checkpoint")
+    if file is not None:
+        return (*((use.path, use.weight) for use in spec.adapters), (file, 1.0 if weight is None else weight))
+    return tuple((use.path, use.weight if weight is None else weight) for use in spec.adapters)
