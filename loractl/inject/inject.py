@@ -38,11 +38,16 @@ def inject(
 
 def load_into(model: nn.Module, modules: Mapping[str, LowRank], name: str = "default", weight: float = 1.0) -> None:
     """Gives the model an adapter that exists. Checks every module first: after a MismatchError nothing has changed."""
+    _add(model, fitting_layers(model, modules), modules, name, "auto")
+    set_weight(model, weight, name)
+
+
+def fitting_layers(model: nn.Module, modules: Mapping[str, LowRank]) -> dict[str, Layer]:
+    """The layers that the modules are for. MismatchError names the first that is missing or has another shape."""
     layers = _layers(model, modules)
     for path, low in modules.items():
         _check_shape(path, low, layers[path].weight)
-    _add(model, layers, modules, name, "auto")
-    set_weight(model, weight, name)
+    return layers
 
 
 def collect(model: nn.Module, name: str = "default") -> dict[str, LowRank]:
@@ -58,6 +63,15 @@ def set_weight(model: nn.Module, weight: float, name: str = "default") -> None:
     with torch.no_grad():
         for factors in adapter(model, name).values():
             factors.weight.fill_(weight)
+
+
+def bind_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str = "default") -> None:
+    """Makes each weight (0-d, by path) its module's own, so that gradients flow from the output into what it is made
+    of; `set_weight` makes them numbers again.
+    """
+    factors = adapter(model, name)
+    for path, weight in weights.items():
+        factors[path].weight = weight
 
 
 def remove(model: nn.Module, name: str | None = None) -> None:

@@ -20,27 +20,42 @@ def apply(model: StableDiffusion, path: Path, name: str, weight: float = 1.0, *,
     The weight is for the modules: a token counts as it is written in a prompt. MismatchError when a part of the file
     belongs to no network of the model, or does not fit it.
     """
-    adapter = load_adapter(path, model.module_paths(), allow_pickle=allow_pickle)
-    tokens = _tokens(adapter)
-    strangers = sorted({*adapter.components(), *tokens} - set(model.components))
-    if strangers:
-        raise MismatchError(f"{path} adapts {', '.join(strangers)}, which this model does not have")
-    for component, vectors in tokens.items():
-        try:
-            add_tokens(model.tokenizers[component], model.components[component], vectors)
-        except (JobError, MismatchError) as error:
-            raise type(error)(f"{path}: {error}") from error
+    adapter = read(model, path, allow_pickle)
+    try:
+        teach(model, adapter)
+    except (JobError, MismatchError) as error:
+        raise type(error)(f"{path}: {error}") from error
     for component in adapter.components():
         load_into(model.components[component], adapter.component(component), name, weight)
     return adapter
+
+
+def read(model: StableDiffusion, path: Path, allow_pickle: bool = False) -> Adapter:
+    """An adapter for this model. MismatchError when a part of the file belongs to no network of the model."""
+    adapter = load_adapter(path, model.module_paths(), allow_pickle=allow_pickle)
+    strangers = sorted({*adapter.components(), *_tokens(adapter)} - set(model.components))
+    if strangers:
+        raise MismatchError(f"{path} adapts {', '.join(strangers)}, which this model does not have")
+    return adapter
+
+
+def teach(model: StableDiffusion, adapter: Adapter) -> None:
+    """Adds the adapter's learned tokens to the model's vocabularies."""
+    for component, vectors in _tokens(adapter).items():
+        add_tokens(model.tokenizers[component], model.components[component], vectors)
+
+
+def forget(model: StableDiffusion) -> None:
+    """Takes every learned token off the model."""
+    for component, tokenizer in model.tokenizers.items():
+        remove_tokens(tokenizer, model.components[component])
 
 
 def remove_all(model: StableDiffusion) -> None:
     """Takes every adapter and every learned token off the model."""
     for network in model.components.values():
         remove(network)
-    for component, tokenizer in model.tokenizers.items():
-        remove_tokens(tokenizer, model.components[component])
+    forget(model)
 
 
 def _tokens(adapter: Adapter) -> dict[str, dict[str, Tensor]]:

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 
 _IN = [f"IN{number:02}" for number in range(12)]
 _OUT = [f"OUT{number:02}" for number in range(12)]
-_ALL = ["BASE", *_IN, "M00", *_OUT]
+ALL = ["BASE", *_IN, "M00", *_OUT]
 
 # Which blocks a vector names, by its length; what it does not name gets 0. The short ones are for attention alone.
 VECTORS: Mapping[int, Sequence[str]] = {
     12: ["BASE", *_IN[4:6], *_IN[7:9], "M00", *_OUT[:6]],  # SDXL
     17: ["BASE", *_IN[1:3], *_IN[4:6], *_IN[7:9], "M00", *_OUT[3:]],  # SD 1 and 2
     20: ["BASE", *_IN[:9], "M00", *_OUT[:9]],  # SDXL
-    26: _ALL,  # SD 1 and 2
+    26: ALL,  # SD 1 and 2
 }
 
 PRESETS: Mapping[str, Sequence[float]] = {
@@ -41,7 +41,7 @@ _PREFIXES = {"text_encoder": "BASE", "unet.conv_in": "IN00", "unet.mid_block": "
 def factors(vector: Sequence[float]) -> dict[str, float]:
     """Block → factor."""
     named = dict(zip(VECTORS[len(vector)], vector, strict=True))
-    return {block: named.get(block, 0.0) for block in _ALL}
+    return {block: named.get(block, 0.0) for block in ALL}
 
 
 def block_of(path: str) -> str | None:

@@ -9,6 +9,7 @@ from typer import Argument, BadParameter, Option
 from loractl.job import spec_from_options
 from loractl_merge.spec import MergeSpec
 
+NAMES = {"adapters": "ADAPTERS", "algorithm": "--method", "learn.pictures": "--learn"}
 _RENAME = re.compile(r"(?P<number>\d{1,4}):(?P<old>[^=]+)=(?P<new>[^=]+)")
 
 
@@ -33,6 +34,16 @@ def merge(
         str | None, Option(help="diffusers, kohya or cloneofsimo; by default that of the first adapter")
     ] = None,
     dtype: Annotated[str | None, Option(help="fp16, bf16 or fp32; by default the widest of any adapter")] = None,
+    learn: Annotated[
+        Path | None, Option(help="find the weights: pictures of what the merged adapter should make, with --prompt")
+    ] = None,
+    prompt: Annotated[str | None, Option(help="of learn: the pictures' caption")] = None,
+    model: Annotated[str | None, Option(help='of learn: "lab" (default), a diffusers folder or a hub id')] = None,
+    keep: Annotated[
+        list[str] | None, Option(help="of learn: an adapter's own prompt; once for each adapter, in order")
+    ] = None,
+    per_block: Annotated[bool | None, Option("--per-block", help="of learn: a weight for each block")] = None,
+    steps: Annotated[int | None, Option(help="of learn: optimizer steps")] = None,
     device: Annotated[str | None, Option(help="where the arithmetic is done: cpu (default) or cuda")] = None,
     name: Annotated[str, Option(help="names the file")] = "merged",
     out: Annotated[Path | None, Option(help="the file to write")] = None,
@@ -49,6 +60,12 @@ def merge(
         "ratio": ratio,
         "budget_mb": budget_mb,
         "seed": seed,
+        "learn.pictures": learn,
+        "learn.prompt": prompt,
+        "learn.model": model or ("lab" if learn else None),
+        "learn.keep": keep or None,
+        "learn.per_block": per_block,
+        "learn.steps": steps,
         "memory.device": device,
         "name": name,
         "output.format": format,
@@ -56,7 +73,7 @@ def merge(
         "output.path": out,
         "output.overwrite": overwrite,
     }
-    return spec_from_options(MergeSpec, values, {"adapters": "ADAPTERS", "algorithm": "--method"})
+    return spec_from_options(MergeSpec, values, NAMES)
 
 
 def _inputs(adapters: list[Path], weights: str | None, renames: list[str]) -> list[dict[str, Any]]:

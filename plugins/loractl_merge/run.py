@@ -1,7 +1,6 @@
 """Carries out a merging job: read, weigh, combine, truncate, write."""
 
 from collections.abc import Mapping, Sequence
-from math import prod
 
 from torch import Tensor
 
@@ -9,26 +8,40 @@ from loractl.device import PRECISIONS, pick_device
 from loractl.errors import MismatchError
 from loractl.events import Emit, Facts, Progress, Wrote
 from loractl.formats.lineage import Parent, child_of, read_parents, renamed, without_vectors
-from loractl.inject.targets import matches
 from loractl.method import Outcome
 from loractl.tensors import means, prune
-from loractl.tensors.algebra import add_vectors, align, combine, gram, scaled, weighted
+from loractl.tensors.algebra import add_vectors, align, combine, gram, weighted
 from loractl.tensors.lowrank import LowRank
 from loractl.tensors.threads import one_thread
 from loractl.tensors.truncate import Decomposed, Size, captured, choose_ranks, decompose, decompose_dense, truncate
-from loractl_merge.blocks import block_of
-from loractl_merge.blocks import factors as block_factors
-from loractl_merge.spec import MergeInput, MergeSpec
+from loractl_merge.factors import adjusted, factors_of
+from loractl_merge.spec import MergeSpec
 
 Modules = Mapping[str, LowRank]
 
 
-@one_thread()
 def run(spec: MergeSpec, emit: Emit) -> Outcome:
+    parents = parents_of(spec, emit)
+    if spec.learn is None:
+        return merge(spec, parents, emit)
+    from loractl_merge.learn import learn  # diffusers is not loaded for files alone
+
+    learned = learn(spec, spec.learn, parents, emit)
+    outcome = merge(learned.job, parents, emit)
+    return Outcome({**outcome.files, **learned.files}, {**outcome.numbers, **learned.numbers})
+
+
+def parents_of(spec: MergeSpec, emit: Emit) -> list[Parent]:
     read = read_parents([use.path for use in spec.adapters], emit, True, pick_device(spec.memory.device))
     parents = [renamed(parent, use.rename) for parent, use in zip(read, spec.adapters, strict=True)]
-    if spec.algorithm != "sum":
-        without_vectors(parents, spec.algorithm)
+    if spec.algorithm != "sum" or spec.learn:
+        without_vectors(parents, "learn" if spec.learn else spec.algorithm)
+    return parents
+
+
+@one_thread()
+def merge(spec: MergeSpec, parents: Sequence[Parent], emit: Emit) -> Outcome:
+    """Writes the sum with the job's weights."""
     factors = [factors_of(parent, use) for parent, use in zip(parents, spec.adapters, strict=True)]
     adapters, vectors = zip(*map(adjusted, parents, factors), strict=True)
     dtype = PRECISIONS.get(spec.output.dtype or "")
@@ -41,29 +54,6 @@ def run(spec: MergeSpec, emit: Emit) -> Outcome:
     parameters = sum(low.down.numel() + low.up.numel() for low in modules.values())
     numbers = {"modules": len(modules), "parameters": parameters, "tokens": len(child.tokens), "energy": energy}
     return Outcome({child.format: file}, numbers)
-
-
-def factors_of(parent: Parent, use: MergeInput) -> dict[str, float]:
-    """Module → factor, by block and by pattern; MismatchError when these touch no module."""
-    modules = {*parent.modules, *map(module_of, parent.vectors)}
-    by_block = block_factors(use.vector) if use.vector else {}
-    if by_block and not any(map(block_of, modules)):
-        raise MismatchError(f"{use.path} has no module in a block of a UNet: remove its block weights")
-    for pattern in use.layers:
-        if not any(matches(path, pattern) for path in modules):
-            raise MismatchError(f"{use.path} has no module {pattern}: correct the pattern or remove it")
-    return {path: _factor(path, by_block, use.layers) for path in modules}
-
-
-def adjusted(parent: Parent, factors: Mapping[str, float]) -> tuple[dict[str, LowRank], dict[str, Tensor]]:
-    """The updates of the weights, and of the biases and norms, times their modules' factors."""
-    modules = {path: scaled(low, factors[path]) for path, low in parent.modules.items()}
-    return modules, {path: factors[module_of(path)] * vector for path, vector in parent.vectors.items()}
-
-
-def module_of(parameter: str) -> str:
-    """The module that a bias or a norm's weight belongs to."""
-    return parameter.rpartition(".")[0]
 
 
 def merged(spec: MergeSpec, adapters: Sequence[Modules], itemsize: int, emit: Emit) -> tuple[dict[str, LowRank], float]:
@@ -110,11 +100,6 @@ def facts(spec: MergeSpec, parents: Sequence[Parent], modules: Modules, energy: 
     ranks = sorted({low.rank for low in modules.values()})
     said = {"modules": len(modules), "ranks": ", ".join(map(str, ranks)), "energy kept": energy}
     return {"algorithm": spec.algorithm, **({} if spec.algorithm == "stock" else weights), **said}
-
-
-def _factor(path: str, by_block: Mapping[str, float], layers: Mapping[str, float]) -> float:
-    by_pattern = [factor for pattern, factor in layers.items() if matches(path, pattern)]
-    return prod([by_block.get(block_of(path) or "", 1.0), *by_pattern[-1:]])
 
 
 def _pruned(spec: MergeSpec, path: str, deltas: Sequence[Tensor]) -> Tensor:

@@ -4,7 +4,21 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from loractl.specs import ChildOutputSection, DeviceSection, Finite, InputPath, Section, Share, SizedSpec, Token
+from loractl.specs import (
+    ChildOutputSection,
+    DeviceSection,
+    Finite,
+    InputPath,
+    Model,
+    Positive,
+    Rate,
+    SampleSection,
+    Section,
+    Share,
+    SizedSpec,
+    Token,
+    Weight,
+)
 from loractl_merge.blocks import PRESETS, VECTORS
 
 DENSE = ("ties", "dare", "prune", "breadcrumbs")  # they change single entries of ΔW
@@ -39,6 +53,23 @@ class MergeInput(Section):
         return tuple(PRESETS[self.blocks]) if isinstance(self.blocks, str) else self.blocks
 
 
+class LearnSection(Section):
+    """Weights that are found, not given; those that are given are where they start."""
+
+    model: Model = Field(description="the base model")
+    pictures: InputPath = Field(description="what the merged adapter should make: a folder of pictures, or one")
+    prompt: str = Field(min_length=1, description="their caption, but for a picture with a .txt file of its own")
+    per_block: bool = Field(False, description="a weight for each block of the UNet, not one for the whole adapter")
+    steps: Positive = Field(200, description="optimizer steps")
+    batch_size: Positive = Field(8, description="pictures per step, each with noise of its own")
+    lr: Rate = Field(0.02, description="learning rate of the weights; it falls to 0 along a cosine")
+    keep: tuple[str, ...] = Field(
+        (), description="for each adapter a prompt for what it has learnt, which the merged model should make as well"
+    )
+    penalty: Weight = Field(1.0, description="what keep counts beside the pictures")
+    sample: SampleSection = Field(SampleSection(), description="the pictures before and after")
+
+
 class MergeSpec(SizedSpec):
     method: Literal["merge"] = Field("merge", description="which method runs the job")
     adapters: tuple[MergeInput, ...] = Field(min_length=1, description="what is merged, each with its weight")
@@ -47,6 +78,7 @@ class MergeSpec(SizedSpec):
     )
     alpha: Finite | None = Field(None, description="of two adapters: alpha · first + (1 − alpha) · second")
     density: Share = Field(0.5, description="share of entries that ties, dare, prune and breadcrumbs keep of each ΔW")
+    learn: LearnSection | None = Field(None, description="find the weights with reference pictures")
     memory: DeviceSection = Field(DeviceSection(), description="the device")
     output: ChildOutputSection = Field(ChildOutputSection(), description="where the result goes, and in which form")
 
@@ -78,4 +110,18 @@ class MergeSpec(SizedSpec):
             raise ValueError(f"{self.algorithm} needs weights that are not negative, and not all of them 0")
         if self.algorithm in DENSE and not self.is_sized:
             raise ValueError(f"{self.algorithm} gives full rank: say how much of it with rank, energy or budget_mb")
+        return self
+
+    @model_validator(mode="after")
+    def _learning_fits(self) -> Self:
+        if self.learn is None:
+            return self
+        if self.algorithm != "sum":
+            raise ValueError(f"learn finds the weights of the plain sum: leave {self.algorithm} out")
+        if self.learn.keep and len(self.learn.keep) != len(self.adapters):
+            raise ValueError(f"learn.keep has {len(self.learn.keep)} prompts for {len(self.adapters)} adapters")
+        if self.learn.per_block and any(use.blocks for use in self.adapters):
+            raise ValueError("learn.per_block finds the blocks' weights itself: remove blocks from the adapters")
+        if self.learn.per_block and not all(self.weights):
+            raise ValueError("learn.per_block finds factors of the weights: begin with weights other than 0")
         return self

@@ -1,12 +1,16 @@
 """Pictures with adapters are those that diffusers makes with the same file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from loractl_infer.command import infer, scheduled_use
+from loractl_infer.prompts import Prompt, parse_prompt
+from loractl_infer.spec import ScheduleSection
 from PIL import Image
 
 from loractl.errors import FormatError, JobError, MismatchError
@@ -65,7 +69,7 @@ def test_a_job_writes_pictures_that_say_how_they_were_made(tmp_path: Path) -> No
     settings = (f'adapters=[{{path="{tmp_path / "strong.safetensors"}", weight=0.5}}]', "sample.steps=2")
     outcome, _ = run_job(JOBS / "infer.toml", tmp_path / "out", *settings)
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert len(names) == 9 and "sheet.png" in names
+    assert len(names) == 11 and {"sheet.png", "trace.json", "trace.png"} <= {*names}
     assert names[0].startswith("0000-a-picture-of-a-red-critter-with-horns-in-the-") and names[0].endswith("-s1.png")
     first = Image.open(next(path for path in outcome.files.values() if path.name.startswith("0000")))
     said = json.loads(first.info["loractl"])
@@ -188,3 +192,98 @@ def test_a_job_uses_the_tokens_of_its_prompts(tmp_path: Path) -> None:
     )
     assert np.array_equal(np.asarray(one), np.asarray(two))
     assert "<lora" not in two.info["parameters"]
+
+
+# --- weights that change ---------------------------------------------------------------------------------------------
+
+
+def saved(folder: Path, name: str, seed: int = 0) -> Path:
+    adapter = strong_adapter(seed)
+    low = {path: replace(each, alpha=1.0) for path, each in adapter.modules.items() if path.startswith("unet.")}
+    save_adapter(folder / f"{name}.safetensors", Adapter(low), "kohya", name=name)
+    return folder / f"{name}.safetensors"
+
+
+def test_a_job_traces_its_schedules_and_counts_its_compositions(tmp_path: Path) -> None:
+    face, style = saved(tmp_path, "face"), saved(tmp_path, "style", 1)
+    adapters = (
+        f'adapters=[{{path="{face}", schedule="0.0:0.2,0.5:1.0", layers={{mid_block=0.5}}}}, {{path="{style}", '
+        'schedule={points=[[0, 1.0], [1, 0.0]], shape="linear", over="step"}}]'
+    )
+    few = ("sample.steps=4", "sample.prompts=['a red critter']", "sample.seeds=[1]", "composition.engine=composed")
+    outcome, _ = run_job(JOBS / "infer.toml", tmp_path / "out", *few, adapters)
+    assert outcome.numbers == {"pictures": 1, "weight_vectors": 3, "compositions": 3}
+    (told,) = json.loads(outcome.files["trace"].read_text())["runs"]
+    weights = [turn["weights"] for turn in told["turns"]]
+    assert told["pictures"] == 1 and told["engine"] == "composed"
+    assert weights[0] == {"face": 0.2, "face mid_block": 0.1, "style": 1.0}
+    assert weights[1:] == [{"face": f, "face mid_block": f / 2, "style": 0.0} for f in (0.2, 1.0, 1.0)]
+    assert Image.open(outcome.files["plot"]).width > 400
+
+
+def test_prompts_name_weights_as_in_a1111(tmp_path: Path) -> None:
+    """The tag is not read by the model, and its weight is that of its prompt alone."""
+    face = saved(tmp_path, "face")
+    prompts = "sample.prompts=['a red critter <lora:face:0.5>', 'a red critter']"
+    few = ("sample.steps=2", "sample.seeds=[1]", prompts)
+    tagged, _ = run_job(JOBS / "infer.toml", tmp_path / "tags", *few, f'adapters=[{{path="{face}", weight=0.0}}]')
+    prompts = "sample.prompts=['a red critter']"
+    plain, _ = run_job(JOBS / "infer.toml", tmp_path / "a", "sample.steps=2", "sample.seeds=[1]", prompts)
+    half = f'adapters=[{{path="{face}", weight=0.5}}]'
+    told, _ = run_job(JOBS / "infer.toml", tmp_path / "b", "sample.steps=2", "sample.seeds=[1]", prompts, half)
+    one, two, without, given = (
+        np.asarray(Image.open(outcome.files[f"{number:04d}-a-red-critter-s1"]), int)
+        for outcome, number in ((tagged, 0), (tagged, 1), (plain, 0), (told, 0))
+    )
+    assert np.array_equal(one, given) and np.array_equal(two, without) and np.abs(one - two).max() > 10
+    assert (
+        Image.open(tagged.files["0000-a-red-critter-s1"]).info["parameters"].startswith("a red critter <lora:face:0.5>")
+    )
+
+
+def test_the_command_line_writes_the_same_job(tmp_path: Path) -> None:
+    face = saved(tmp_path, "face")
+    spec = infer(["a cat"], adapter=[f"{face}=1.0@0.0:0.2,0.5:1.0", f"{face}=-0.5", str(face)])
+    first, second, third = spec.adapters
+    assert first.schedule == ScheduleSection(points=((0.0, 0.2), (0.5, 1.0))) and first.weight == 1
+    assert (second.weight, second.schedule, third.weight) == (-0.5, None, 1)
+    assert spec.names == ("face", "face-2", "face-3")
+    assert scheduled_use("a=b@c.safetensors") == {"path": "a=b@c.safetensors"}
+    with pytest.raises(JobError, match=r'--adapter: .*"0.0-0.2" is not like 0.0:0.2,0.5:1.0'):
+        infer(["a cat"], adapter=[f"{face}=1.0@0.0-0.2"])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "problem"),
+    [
+        ("'0.5:1,0.2:1'", "the places should rise, and 0.2 comes after 0.5"),
+        ("'1.5:1'", "1.5 is no fraction: they go from 0 to 1"),
+        ("{points=[[0.5, 1]], over='step'}", "0.5 is no step: steps are counted 0, 1, 2, …"),
+        ("{points=[]}", "points"),
+    ],
+)
+def test_schedules_that_make_no_sense_are_told_before_anything_is_loaded(
+    tmp_path: Path, schedule: str, problem: str
+) -> None:
+    face = saved(tmp_path, "face")
+    with pytest.raises(JobError, match=problem):
+        run_job(JOBS / "infer.toml", tmp_path / "out", f"adapters=[{{path='{face}', schedule={schedule}}}]")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "problem"),
+    [
+        ("<lora:style:1>", "names the adapter style, which is not among the job's: there are face"),
+        ("<lora:face:big>", "<lora:face:big> should be like <lora:name:0.8>, and 'big' is no number"),
+        ("<lora:face:1><lora:face:2>", "each name once in a prompt"),
+    ],
+)
+def test_tags_that_cannot_be_meant_are_told(tmp_path: Path, prompt: str, problem: str) -> None:
+    with pytest.raises(JobError, match=problem):
+        infer([prompt], adapter=[str(saved(tmp_path, "face"))])
+
+
+def test_a_prompt_without_tags_is_left_as_it_is() -> None:
+    assert parse_prompt("a  cat,\n<b>") == Prompt("a  cat,\n<b>")
+    weights = (("face", 1.0), ("my:style", -0.5))
+    assert parse_prompt("a <lora:face> cat <lora:my:style:-0.5>") == Prompt("a cat", weights)

@@ -1,0 +1,176 @@
+"""Two engines with one result, W + Σ wᵢ·ΔWᵢ; the cache counts what it spares and stays in its bounds."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from loractl.sample.compose import Branch, Cache, Composed, Plan, Stack, choose
+from loractl.tensors.lowrank import LowRank
+
+CPU = torch.device("cpu")
+RANKS = (2, 3)  # of the two adapters
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 6, 3, padding=1)
+        self.grouped = nn.Conv2d(6, 6, 3, padding=1, groups=2)
+        self.linear = nn.Linear(6, 5)
+        self.free = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.free(self.linear(self.grouped(self.conv(x)).movedim(1, -1)))
+        return y
+
+
+def make(dtype: torch.dtype = torch.float32) -> tuple[Net, Plan, dict[str, list[LowRank]]]:
+    """A network, two adapters for three of its layers, and the plan of both; the second has two slots."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Net().to(dtype).eval().requires_grad_(False)
+        updates, stacks = {}, {}
+        for path, slots in (("conv", (0, 1)), ("grouped", (0, 2)), ("linear", (0, 1))):
+            weight = net.get_submodule(path).weight
+            assert isinstance(weight, Tensor)
+            ones = [1] * (weight.ndim - 2)
+            updates[path] = [
+                LowRank(torch.randn(rank, *weight.shape[1:]) / 9, torch.randn(len(weight), rank, *ones), 1.0)
+                for rank in RANKS
+            ]
+            stacks[path] = Stack.of(list(zip(slots, updates[path], strict=True)), CPU)
+        size = sum(net.get_parameter(f"{path}.weight").nbytes for path in stacks)
+    return net, Plan("unet", stacks, ("a", "b", "b2"), size), updates
+
+
+VECTOR = (0.7, -0.4, 0.2)
+SLOTS = {"conv": (0, 1), "grouped": (0, 2), "linear": (0, 1)}
+X = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(1))
+Engines = [lambda net, plan: Composed(net, plan, Cache(10**6)), Branch]
+
+
+def merged(net: Net, updates: dict[str, list[LowRank]], vector: Sequence[float]) -> None:
+    """The static merge, by the definition."""
+    for path, lows in updates.items():
+        weight = net.get_parameter(f"{path}.weight")
+        total = sum((vector[slot] * low.delta() for slot, low in zip(SLOTS[path], lows, strict=True)), torch.zeros(()))
+        weight.data = (weight.float() + total).to(weight.dtype)
+
+
+@pytest.mark.parametrize("engine", Engines, ids=["composed", "branch"])
+def test_an_engine_is_the_static_merge(engine: Callable[[nn.Module, Plan], Any]) -> None:
+    net, plan, updates = make()
+    plain = net(X)
+    running = engine(net, plan)
+    for vector in (VECTOR, (0.0, 1.0, 0.0), (-1.5, 0.0, 3.0)):
+        running.write(vector)
+        reference = make()[0]
+        merged(reference, updates, vector)
+        assert not torch.allclose(net(X), plain, atol=0.01)
+        torch.testing.assert_close(net(X), reference(X), atol=1e-5, rtol=1e-5)
+    running.off()
+    assert torch.equal(net(X), plain)
+    running.write(VECTOR)
+    running.close()
+    assert torch.equal(net(X), plain) and [*net.state_dict()] == [*reference.state_dict()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_are_rounded_once_and_come_back_bit_for_bit(dtype: torch.dtype) -> None:
+    net, plan, updates = make(dtype)
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    engine = Composed(net, plan, Cache(10**6))
+    for number in range(20):
+        engine.write((0.1 * number + 0.1, *VECTOR[1:]))
+    reference = make(dtype)[0]
+    merged(reference, updates, (2.0, *VECTOR[1:]))
+    tolerance = torch.finfo(dtype).eps
+    torch.testing.assert_close(net.state_dict(), reference.state_dict(), atol=4 * tolerance, rtol=tolerance)
+    engine.off()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
+
+
+def test_each_weight_vector_is_composed_once() -> None:
+    net, plan, _ = make()
+    cache = Cache(10**6)
+    engine = Composed(net, plan, cache)
+    vectors = [(weight, 1.0, 0.5) for weight in (0.0, 0.25, 0.5, 0.25, 0.0)]
+    for vector in vectors:
+        engine.write(vector)
+    assert cache.formed["unet"] == 3
+    for vector in vectors:
+        engine.write(vector)
+    assert cache.formed["unet"] == 3
+    engine.write((0.0, 0.0, 0.0))
+    assert cache.formed["unet"] == 3, "the plain network is no composition"
+    Composed(net, plan, cache).write(vectors[0])
+    assert cache.formed["unet"] == 3, "another engine on the same plan finds them"
+
+
+def test_layers_without_weight_are_not_copied() -> None:
+    net, plan, _ = make()
+    base = net.linear.weight.data
+    Composed(net, plan, cache := Cache(10**6)).write((0.0, 0.0, 1.0))
+    assert cache.used == net.grouped.weight.nbytes and net.linear.weight.data_ptr() == base.data_ptr()
+
+
+def test_the_least_recently_used_composition_goes() -> None:
+    net, plan, _ = make()
+    cache = Cache(2 * plan.size)
+    engine = Composed(net, plan, cache)
+    a, b, c = ((weight, 1.0, 1.0) for weight in (1.0, 2.0, 3.0))
+    for vector, formed in ((a, 1), (b, 2), (a, 2), (c, 3), (a, 3), (b, 4)):
+        engine.write(vector)
+        assert cache.formed["unet"] == formed
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.floats(0, 3.5))
+def test_the_cache_keeps_its_bounds_and_the_result_does_not_depend_on_it(order: list[int], rooms: float) -> None:
+    net, plan, updates = make()
+    cache = Cache(int(rooms * plan.size))
+    engine = Composed(net, plan, cache)
+    for number in order:
+        engine.write((float(number), 1.0, 1.0))
+        assert cache.used <= cache.limit
+    assert len({*order}) <= cache.formed["unet"] <= len(order)
+    reference = make()[0]
+    merged(reference, updates, (float(order[-1]), 1.0, 1.0))
+    torch.testing.assert_close(net(X), reference(X), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("engine", Engines, ids=["composed", "branch"])
+def test_a_change_of_weights_compiles_nothing_again(engine: Callable[[nn.Module, Plan], Any]) -> None:
+    net, plan, _ = make()
+    running, graphs = engine(net, plan), list[object]()
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend=backend)
+    running.write(VECTOR)
+    with torch.no_grad():
+        compiled(X)
+        first = len(graphs)
+        assert first >= 1
+        for number in range(4):
+            running.write((0.1 * number, 1.0, -float(number)))
+            torch.testing.assert_close(compiled(X), net(X))
+    assert len(graphs) == first
+
+
+def test_the_choice_of_an_engine() -> None:
+    gigabyte = 10**9
+    assert choose(1, 1, 25, gigabyte, 2 * gigabyte) == "composed"
+    assert choose(4, 4, 24, gigabyte, 4 * gigabyte) == "composed"
+    assert choose(4, 4, 24, gigabyte, 3 * gigabyte) == "branch", "they do not fit"
+    assert choose(25, 25, 25, 1000, gigabyte) == "branch", "none is used twice"
+    assert choose(25, 0, 25, 1000, gigabyte) == "composed", "all are there already"
+    assert choose(1, 1, 1, 1000, gigabyte) == "composed"
