@@ -66,12 +66,10 @@ def set_weight(model: nn.Module, weight: float, name: str = "default") -> None:
 
 
 def bind_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str = "default") -> None:
-    """Makes each weight (0-d, by path) its module's own, so that gradients flow from the output into what it is made
-    of; `set_weight` makes them numbers again.
-    """
+    """Scales each module's share, by path, with a 0-d tensor, through which gradients flow to what it is made of."""
     factors = adapter(model, name)
     for path, weight in weights.items():
-        factors[path].weight = weight
+        factors[path].weight = weight.clone()  # of its own: `set_weight` writes into it
 
 
 def remove(model: nn.Module, name: str | None = None) -> None:

@@ -3,8 +3,8 @@
     W + Σᵢ wᵢ·ΔWᵢ, with wᵢ one number for an adapter, or one for each of its groups of modules
 
 The loss is the denoising loss of the merged model on the pictures and, to keep each adapter's own subject, the distance
-of the merged model's prediction for that adapter's own prompt from what the adapter alone predicts (Shah et al. 2023,
-"ZipLoRA: Any Subject in Any Style by Effectively Merging LoRAs", equation 4, whose weights are vectors over columns).
+of the merged model's prediction for that adapter's own prompt from what the adapter alone predicts (as in Shah et al.
+2023, "ZipLoRA: Any Subject in Any Style by Effectively Merging LoRAs", where each column of a ΔW has a weight).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ class Blend:
     def __init__(self, model: StableDiffusion, strands: Mapping[str, Strand]) -> None:
         self.model, self.strands = model, strands
         self.weights = {
-            name: nn.Parameter(torch.tensor([*strand.start.values()], device=model.device))
+            name: nn.Parameter(torch.tensor([*strand.start.values()], dtype=torch.float32, device=model.device))
             for name, strand in strands.items()
         }
         for name, strand in strands.items():

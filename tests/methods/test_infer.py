@@ -19,6 +19,8 @@ from loractl.formats import FormatName, save_adapter
 from loractl.inject.inject import load_into
 from loractl.inject.targets import resolve
 from loractl.inject.tokens import initial_vectors
+from loractl.job import dump_job, option, read_job
+from loractl.plugins import load_plugins
 from loractl.sample.adapted import apply, remove_all
 from loractl.sample.denoise import Request, render
 from loractl.tensors.adapter import Adapter
@@ -248,6 +250,11 @@ def test_the_command_line_writes_the_same_job(tmp_path: Path) -> None:
     assert first.schedule == ScheduleSection(points=((0.0, 0.2), (0.5, 1.0))) and first.weight == 1
     assert (second.weight, second.schedule, third.weight) == (-0.5, None, 1)
     assert spec.names == ("face", "face-2", "face-3")
+    layers = {"mid_block": 0.5, "to_k": {"points": [[1, 0.5]], "over": "step"}}
+    over = [option("", "adapters", [{"path": face, "layers": layers}, *spec.model_dump(mode="json")["adapters"]])]
+    job = read_job(JOBS / "infer.toml", load_plugins().methods, over)
+    (tmp_path / "job.toml").write_text(dump_job(job))
+    assert read_job(tmp_path / "job.toml", load_plugins().methods) == job
     assert scheduled_use("a=b@c.safetensors") == {"path": "a=b@c.safetensors"}
     with pytest.raises(JobError, match=r'--adapter: .*"0.0-0.2" is not like 0.0:0.2,0.5:1.0'):
         infer(["a cat"], adapter=[f"{face}=1.0@0.0-0.2"])

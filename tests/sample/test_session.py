@@ -20,7 +20,7 @@ from loractl.sample.session import Session
 from loractl.sample.trace import plot, trace, traced
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
-from tests.tiny import tiny_sd
+from tests.tiny import WIDTH, tiny_sd
 
 PROMPT = "a cat"
 SPIED = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -195,6 +195,20 @@ def test_adapters_come_and_go_and_nothing_is_left(engine: Any) -> None:
     session.close()
     assert torch.equal(outputs(model, lambda: session.generate(PROMPT, steps=2)), plain)
     assert dict(model.denoiser.named_modules()) == modules
+
+
+def test_tokens_come_and_go_with_their_adapters() -> None:
+    model = tiny_model()
+    rex, tom = (Adapter({}, {}, {f"text_encoder.<{name}>": torch.ones(2, WIDTH)}) for name in ("rex", "tom"))
+    with Session(model) as session:
+        plain = model.encode_text(["<rex> and <tom>"])
+        session.add("tom", tom)
+        alone = model.encode_text(["<rex> and <tom>"])
+        session.add("rex", rex)
+        assert not torch.equal(model.encode_text(["<rex> and <tom>"]), alone)
+        session.drop("rex")
+        assert torch.equal(model.encode_text(["<rex> and <tom>"]), alone) and not torch.equal(alone, plain)
+    assert torch.equal(model.encode_text(["<rex> and <tom>"]), plain)
 
 
 def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
