@@ -159,7 +159,7 @@ if __name__ == "__main__":
     parameters = sum(parameter.numel() for parameter in unet.parameters())
     warnings.simplefilter("ignore")  # of peft, that there are several adapters
     print(f"UNet of {parameters / 1e6:.1f} M, {steps} steps, {rounds} rounds, load average {os.getloadavg()[0]:.1f}")
-    with TemporaryDirectory() as scratch:
-        for count in (2, 8):
-            for case in CASES:
+    for count in (2, 8):
+        for case in CASES:
+            with TemporaryDirectory() as scratch:
                 compare(count, case, steps, rounds, Path(scratch))
