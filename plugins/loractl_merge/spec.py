@@ -62,7 +62,7 @@ class LearnSection(Section):
     per_block: bool = Field(False, description="a weight for each block of the UNet, not one for the whole adapter")
     steps: Positive = Field(200, description="optimizer steps")
     batch_size: Positive = Field(8, description="pictures per step, each with noise of its own")
-    lr: Rate = Field(0.02, description="learning rate of the weights; it falls to 0 along a cosine")
+    lr: Rate = Field(0.01, description="learning rate of the weights; it falls to 0 along a cosine")
     keep: tuple[str, ...] = Field(
         (), description="for each adapter a prompt for what it has learnt, which the merged model should make as well"
     )
