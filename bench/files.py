@@ -112,7 +112,7 @@ def peer_merge(folder: Path) -> None:
     import torch
     from diffusers import AutoencoderKL, StableDiffusionPipeline  # noqa: F401  # as its library/train_util.py does
     from safetensors.torch import load_file, save, save_file
-    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401  # likewise
 
     (folder / "imports.txt").write_text(f"{time.process_time():.2f}", encoding="utf-8")
     merged: dict[str, torch.Tensor] = {}

@@ -188,7 +188,8 @@ class Run:
             self.stop.leave()
         except KeyboardInterrupt as error:
             steps = f"{done} of {self.spec.train.steps} steps"
-            error.resume = f"interrupted after {steps}: run the same job again to go on from there"  # type: ignore[attr-defined]
+            text = f"interrupted after {steps}: run the same job again to go on from there"
+            error.resume = text  # type: ignore[attr-defined]  # the command line looks for it
             raise
 
     def score(self, done: int) -> None:

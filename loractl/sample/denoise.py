@@ -31,7 +31,7 @@ class Turns:
     def __init__(self, ahead: Callable[[int], None]) -> None:
         self.turn, self._told, self._ahead = 0, -1, ahead
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's
     def _hook(self, *_: Any) -> None:
         if self._told != self.turn:
             self._told = self.turn

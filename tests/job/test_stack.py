@@ -13,26 +13,26 @@ from tests.toy import METHODS, ToySpec
 
 
 def test_extends_merges_tables_and_keeps_each_place(tmp_path: Path) -> None:
-    write(tmp_path / "shared/root.toml", 'model = "lab"\n[train]\nsteps = 5\nlr = 1e-3\n')
+    write(tmp_path / "house/root.toml", 'model = "lab"\n[train]\nsteps = 5\nlr = 1e-3\n')
     write(
-        tmp_path / "shared/base.toml",
+        tmp_path / "house/base.toml",
         'method = "toy"\nextends = "root.toml"\n[data]\npath = "pictures"\n[train]\nlrr = 1',
     )
-    write(tmp_path / "shared/pictures/a.txt", "")
+    write(tmp_path / "house/pictures/a.txt", "")
     file = write(
-        tmp_path / "jobs/job.toml", 'extends = "../shared/base.toml"\n[train]\nsteps = "7"\n[subject]\nprompt = "p"\n'
+        tmp_path / "jobs/job.toml", 'extends = "../house/base.toml"\n[train]\nsteps = "7"\n[subject]\nprompt = "p"\n'
     )
     shown = [problem.replace(str(tmp_path), "") for problem in problems(file)]
     assert shown == [
         'job.toml:3: train.steps: expected a whole number, found the text "7"',
-        "../shared/base.toml:6: train.lrr: unknown key; did you mean train.lr?",
+        "../house/base.toml:6: train.lrr: unknown key; did you mean train.lr?",
     ]
-    write(tmp_path / "shared/base.toml", 'method = "toy"\nextends = "root.toml"\n[data]\npath = "pictures"\n')
+    write(tmp_path / "house/base.toml", 'method = "toy"\nextends = "root.toml"\n[data]\npath = "pictures"\n')
     spec = read_job(file, METHODS, [override("train.steps=7")])
     assert isinstance(spec, ToySpec)
     assert (spec.train.steps, spec.train.lr, spec.name) == (7, 1e-3, "job")
     assert spec.data is not None
-    assert spec.data.path.resolve() == tmp_path / "shared/pictures"
+    assert spec.data.path.resolve() == tmp_path / "house/pictures"
 
 
 def test_a_longer_circle_of_files(tmp_path: Path) -> None:

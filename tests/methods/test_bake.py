@@ -292,3 +292,13 @@ def test_the_command_gives_weights_to_all_or_to_each(tmp_path: Path) -> None:
         with pytest.raises(JobError, match=r"ending \.safetensors"):
             bake(kind, files, out=wrong)
     assert bake(model, files, allow_pickle=True, out=tmp_path / "out.ckpt").destination() == tmp_path / "out.ckpt"
+
+
+def test_a_bundles_tokens_are_said_to_be_left_out(tmp_path: Path) -> None:
+    unet = small_unet()
+    adapter = replace(unet_adapter(unet), tokens={"text_encoder.<rex>": torch.zeros(2, WIDTH)})
+    save_adapter(tmp_path / "a.safetensors", adapter, "kohya", dtype=torch.float32, name="a")
+    model = write_folder(tmp_path / "model", unet)
+    events = run(job(model, tmp_path / "baked", (tmp_path / "a.safetensors", 1.0)))
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert notes == ["a.safetensors: its 1 learned tokens are left out here"]
