@@ -83,7 +83,9 @@ def rebase(value: Any, annotation: Any, folder: Path) -> Any:
     """`value` with its relative paths made absolute from `folder`; the type says which texts are paths."""
     if isinstance(value, dict):
         if section(annotation) is ModelSection and "source" in value:
-            value = value | {"source": _rebase_source(value["source"], folder)}
+            value = value | {
+                key: _rebase_source(value[key], folder) for key in ("source", "config") if value.get(key) is not None
+            }
         return {key: rebase(item, type_at(annotation, (key,)), folder) for key, item in value.items()}
     if isinstance(value, list):
         return [rebase(item, type_at(annotation, (index,)), folder) for index, item in enumerate(value)]
@@ -95,5 +97,5 @@ def rebase(value: Any, annotation: Any, folder: Path) -> Any:
 
 def _rebase_source(source: Any, folder: Path) -> Any:
     """A model is a folder where there is one, or where nothing else can be meant; anything else is a name."""
-    is_path = isinstance(source, str) and (source.startswith((".", "~")) or (source and (folder / source).is_dir()))
+    is_path = isinstance(source, str) and (source.startswith((".", "~")) or (source and (folder / source).exists()))
     return str(folder / Path(source).expanduser()) if is_path and source != "lab" else source

@@ -1,10 +1,12 @@
-"""The whole plugin surface: two hooks. A plugin marks its functions with `hookimpl`."""
+"""The whole plugin surface: a few hooks. A plugin marks its functions with `hookimpl`."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import pluggy
 
+from loractl.captioner import Captioner
+from loractl.catalog import FamilyPlace
 from loractl.events import Event
 from loractl.method import Method
 
@@ -15,6 +17,16 @@ hookimpl = pluggy.HookimplMarker("loractl")
 @hookspec
 def register_methods() -> Sequence[Method[Any]]:  # type: ignore[empty-body]  # a hook has no body of its own
     """The methods this plugin offers. Called once, at start-up, so it must not import torch."""
+
+
+@hookspec
+def register_captioners() -> Sequence[Captioner]:  # type: ignore[empty-body]  # as above
+    """The captioners this plugin offers. Called once, at start-up, so it must not import torch."""
+
+
+@hookspec
+def register_families() -> Sequence[FamilyPlace]:  # type: ignore[empty-body]  # as above
+    """The families of base models this plugin knows. Called once, at start-up, so it must not import torch."""
 
 
 @hookspec

@@ -1,31 +1,42 @@
 """Plugins: found by entry points, loaded one by one, and the only place where hooks are called."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, cast
+from typing import Any
 
 import pluggy
 
 from loractl import hookspecs
-from loractl.errors import PluginError
+from loractl.captioner import Captioner
+from loractl.catalog import FamilyPlace, offer_families
+from loractl.errors import JobError, PluginError
 from loractl.events import Event
 from loractl.method import Method
 from loractl.problems import did_you_mean
 from loractl.specs import Spec
 
 GROUP = "loractl"
-BUILT_IN_COMMANDS = ("run", "check", "methods", "schema", "new", "show")
+BUILT_IN_COMMANDS = ("run", "check", "plan", "methods", "schema", "new", "show")
 
 
 @dataclass(frozen=True)
 class Plugins:
-    """`methods` by name, sorted; `sources` says which distribution each comes from ("loractl 0.1.0")."""
+    """`methods` and `captioners` by name, sorted; `sources` says which distribution a method comes from
+    ("loractl 0.1.0").
+    """
 
     manager: pluggy.PluginManager
     methods: Mapping[str, Method[Any]]
     sources: Mapping[str, str]
+    captioners: Mapping[str, Captioner] = field(default_factory=dict)
+
+    def captioner(self, name: str) -> Captioner:
+        """Raises JobError, with the nearest name, when no plugin offers it."""
+        if name not in self.captioners:
+            raise JobError(f'there is no captioner "{name}"; {did_you_mean(name, self.captioners)}')
+        return self.captioners[name]
 
     def emit(self, event: Event) -> None:
         self.manager.hook.on_event(event=event)
@@ -42,14 +53,19 @@ def load_plugins(only: Collection[str] | None = None) -> Plugins:
     """
     manager = pluggy.PluginManager("loractl")
     manager.add_hookspecs(hookspecs)
-    methods: dict[str, Method[Any]] = {}
-    sources: dict[str, str] = {}
+    found: dict[str, dict[str, Any]] = {what: {} for what in _KINDS}
+    sources: dict[str, dict[str, str]] = {what: {} for what in _KINDS}
     for entry in _chosen(only):
         source = _source(entry)
-        for method in _methods(manager, _load(entry, source), source):
-            _refuse_clash(method, source, sources)
-            methods[method.name], sources[method.name] = method, source
-    return Plugins(manager, dict(sorted(methods.items())), sources)
+        plugin = _register(manager, _load(entry, source), source)
+        for what, kind in _KINDS.items():
+            for offer in _offers(manager, kind.hook, plugin, source):
+                kind.check(offer, source)
+                _refuse_clash(what, offer.name, source, sources[what])
+                found[what][offer.name], sources[what][offer.name] = offer, source
+    ordered = {what: dict(sorted(offers.items())) for what, offers in found.items()}
+    offer_families(ordered["family for"].values())
+    return Plugins(manager, ordered["method"], sources["method"], ordered["captioner"])
 
 
 def _chosen(only: Collection[str] | None) -> Iterator[EntryPoint]:
@@ -74,27 +90,62 @@ def _load(entry: EntryPoint, source: str) -> object:
         raise PluginError(f"the plugin {source} can't be loaded: {type(error).__name__}: {error}") from error
 
 
-def _methods(manager: pluggy.PluginManager, plugin: object, source: str) -> list[Method[Any]]:
-    """Registers a plugin and asks it for its methods; its own mistakes become PluginError."""
-    offered: list[Any] = []
+def _register(manager: pluggy.PluginManager, plugin: object, source: str) -> object:
+    """The plugin, whose hooks are called from now on; a hook that does not exist is PluginError."""
     try:
         manager.register(plugin)
         manager.check_pending()
-        for call in manager.hook.register_methods.get_hookimpls():
-            if call.plugin is plugin:
-                offered.extend(cast(Sequence[Any], call.function()))
     except Exception as error:
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise PluginError(f"the plugin {source} is faulty: {cause}") from error
-    for method in offered:
-        if not (isinstance(method, Method) and isinstance(method.spec, type) and issubclass(method.spec, Spec)):
-            raise PluginError(f"the plugin {source} offers {method!r}, which is not a Method whose spec is a Spec")
-    return offered
+        raise _faulty(source, error) from error
+    return plugin
 
 
-def _refuse_clash(method: Method[Any], source: str, sources: Mapping[str, str]) -> None:
-    if method.name in sources:
-        both = f"{sources[method.name]} and {source}"
-        raise PluginError(f'two plugins offer the method "{method.name}": {both}; uninstall one')
-    if method.command is not None and method.name in BUILT_IN_COMMANDS:
-        raise PluginError(f'the command "{method.name}" of {source} has the name of a built-in command')
+def _offers(manager: pluggy.PluginManager, hook: str, plugin: object, source: str) -> list[Any]:
+    """What one plugin answers to a hook; its own mistakes become PluginError."""
+    calls = [call for call in getattr(manager.hook, hook).get_hookimpls() if call.plugin is plugin]
+    try:
+        return [each for call in calls for each in call.function()]
+    except Exception as error:
+        raise _faulty(source, error) from error
+
+
+def _faulty(source: str, error: Exception) -> PluginError:
+    cause = " ".join(str(error).split()) or type(error).__name__
+    return PluginError(f"the plugin {source} is faulty: {cause}")
+
+
+def _refuse_clash(what: str, name: str, source: str, sources: Mapping[str, str]) -> None:
+    if name in sources:
+        raise PluginError(f'two plugins offer the {what} "{name}": {sources[name]} and {source}; uninstall one')
+
+
+def _check_method(offer: Any, source: str) -> None:
+    if not (isinstance(offer, Method) and isinstance(offer.spec, type) and issubclass(offer.spec, Spec)):
+        raise PluginError(f"the plugin {source} offers {offer!r}, which is not a Method whose spec is a Spec")
+    if offer.command is not None and offer.name in BUILT_IN_COMMANDS:
+        raise PluginError(f'the command "{offer.name}" of {source} has the name of a built-in command')
+
+
+def _check_captioner(offer: Any, source: str) -> None:
+    if not isinstance(offer, Captioner):
+        raise PluginError(f"the plugin {source} offers {offer!r}, which is not a Captioner")
+
+
+def _check_family(offer: Any, source: str) -> None:
+    if not isinstance(offer, FamilyPlace):
+        raise PluginError(f"the plugin {source} offers {offer!r}, which is not a FamilyPlace")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What plugins offer by name: the hook that asks for it, and a check that raises PluginError."""
+
+    hook: str
+    check: Callable[[Any, str], None]
+
+
+_KINDS = {
+    "method": _Kind("register_methods", _check_method),
+    "captioner": _Kind("register_captioners", _check_captioner),
+    "family for": _Kind("register_families", _check_family),
+}

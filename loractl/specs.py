@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 import loractl
+from loractl.ranges import numbers
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Positive = Annotated[int, Field(ge=1)]
@@ -20,6 +21,17 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Token = Annotated[str, Field(pattern=r"^\S+$")]
+Seed = Annotated[int, Field(ge=0)]
+
+
+def _ranges(value: Any) -> Any:
+    """A list of numbers and texts as the numbers they stand for; from here on nothing counts as JSON."""
+    if not isinstance(value, list):
+        return value
+    return tuple(seed for part in value for seed in (numbers(part) if isinstance(part, str) else (part,)))
+
+
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_ranges, json_schema_input_type=tuple[Seed | str, ...])]
 
 
 def _absolute(path: Path, info: ValidationInfo) -> Path:
@@ -54,7 +66,7 @@ class OutputSection(Section):
     path: AnyPath | None = Field(None, description="where the result goes; by default out/<name> in the current folder")
     overwrite: bool = Field(False, description="replace files that are already there")
     metadata: Literal["full", "minimal"] = Field(
-        "full", description="files of adapters tell the job that made them, or loractl's version alone"
+        "full", description="adapters and pictures tell how they were made, or loractl's version alone"
     )
 
 
@@ -151,14 +163,25 @@ def _without_folders(value: Any) -> Any:
 
 
 class ModelSection(Section):
-    source: str = Field(description='"lab" (built in), a diffusers folder, or a hub id')
+    source: str = Field(description='"lab" (built in), a diffusers folder, a checkpoint in one file, or a hub id')
     revision: str | None = Field(None, description="the hub revision, for results that can be repeated")
+    config: str | None = Field(
+        None, description="for one file: a diffusers folder or hub id of its kind, for tokenizers and what it lacks"
+    )
+    allow_pickle: bool = Field(False, description="read a .ckpt as well: its tensors alone, never code")
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What `families.pipeline.load_model` is told beside the source."""
+        return {"revision": self.revision, "config": self.config, "allow_pickle": self.allow_pickle}
 
     @field_validator("source")
     @classmethod
     def _resolve(cls, source: str, info: ValidationInfo) -> str:
         """A path that exists becomes absolute; one that can only be a path must exist."""
         path = _absolute(Path(source), info)
+        if path.is_file() and path.suffix in (".safetensors", ".ckpt"):
+            return str(path)
         if source != "lab" and path.is_dir():
             if not (path / "model_index.json").is_file():
                 raise ValueError(f"{path} is not a diffusers folder: it has no model_index.json")
@@ -194,7 +217,7 @@ class AdapterUse(Section):
 class SampleSection(Section):
     prompts: tuple[str, ...] = Field((), description="what the pictures before and after show; by default the subject")
     negative: str = Field("", description="negative prompt")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2, 3), min_length=1, description="one picture each")
+    seeds: Seeds = Field((0, 1, 2, 3), min_length=1, description='one picture each; "5..8" stands for 5, 6, 7, 8')
     steps: Positive = Field(25, description="denoising steps")
     guidance: float | None = Field(None, ge=0, description="classifier-free guidance scale; by default the model's own")
     size: Positive | None = Field(None, description="pixels of each side; by default the model's own")
@@ -203,7 +226,7 @@ class SampleSection(Section):
 
 class PromptedSampleSection(SampleSection):
     prompts: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="one row of pictures for each")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="one picture each")
+    seeds: Seeds = Field((0,), min_length=1, description='one picture each; "5..8" stands for 5, 6, 7, 8')
 
 
 def default_job_name(path: Path) -> str:

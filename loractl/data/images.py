@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from loractl.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 are quarter turns
@@ -120,7 +122,9 @@ def square(picture: Image.Image, resolution: int, x: float = 0.5, y: float = 0.5
     return cut(picture, (resolution, resolution), x, y)
 
 
-def to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
+def to_tensor(pictures: Sequence[Image.Image]) -> "Tensor":
     """RGB pictures of one size → (n, 3, height, width) in [-1, 1]."""
+    import torch  # here, since worker processes handle pictures without it
+
     arrays = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
     return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1

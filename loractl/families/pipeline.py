@@ -1,51 +1,99 @@
 """Loads a base model: the built-in lab, a diffusers folder or a hub id."""
 
+import difflib
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
+from loractl.catalog import families
 from loractl.errors import InputError, MismatchError
-from loractl.families.sd import StableDiffusion
+from loractl.families.family import Family
+from loractl.families.precision import Keeping, loading, refuse_for_one_file, settle
+from loractl.families.single_file import is_single_file, load_single_file, variant_of
 
 LAB = Path(__file__).parent.parent / "lab" / "weights"
-GUIDANCE = 7.5
 LAB_GUIDANCE = 4.0  # at 7 the reader sees eyes a little better, accents and feet a little worse
+REFUSED = {
+    "StableDiffusionXLImg2ImgPipeline": "the refiner of Stable Diffusion XL, which retouches pictures that are nearly "
+    "done, or a pipeline like it: train the base model",
+}
+T = TypeVar("T")
 
 
 def load_model(
-    source: str, device: torch.device, dtype: torch.dtype, revision: str | None = None, phases: bool = False
-) -> StableDiffusion:
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    revision: str | None = None,
+    phases: bool = False,
+    *,
+    config: str | None = None,
+    allow_pickle: bool = False,
+    keeping: Keeping = Keeping(),
+    trains: bool = False,
+) -> Family:
     """Everything frozen and in evaluation mode. Raises InputError when there is no such model, MismatchError for a
-    family that is not known. With `phases` the networks wait in main memory until `bring` calls them.
+    family that is not known. With `phases` the networks wait in main memory until `bring` calls them. `config` and
+    `allow_pickle` are for a checkpoint in one file; `keeping` says how the denoiser is kept, which `trains` or not.
     """
-    _quiet()
-    from diffusers import DiffusionPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
+    quiet()
+    from diffusers import DiffusionPipeline
 
     where = str(LAB) if source == "lab" else source
-    try:
-        pipeline = DiffusionPipeline.from_pretrained(where, revision=revision, dtype=dtype, safety_checker=None)
-    except OSError as error:
-        reason = str(error).partition(". ")[0].partition("\n")[0]
-        raise InputError(f"the model {source!r} is no folder here and the hub did not give it: {reason}") from error
-    if not isinstance(pipeline, StableDiffusionPipeline | StableDiffusionInpaintPipeline):
-        raise MismatchError(
-            f"{source} is a {type(pipeline).__name__}; loractl trains Stable Diffusion 1.x and 2.x models"
+    if is_single_file(where):
+        refuse_for_one_file(keeping.quantize)
+        pipeline = load_single_file(where, dtype, config, allow_pickle)
+        family = family_of(source, type(pipeline).__name__)
+    else:
+        index = _found(source, lambda: DiffusionPipeline.load_config(where, revision=revision))
+        family = family_of(source, index["_class_name"])
+        more = {**family.loading, **loading(keeping.quantize, family.denoiser_name, dtype, device)}
+        variant = variant_of(Path(where))
+        pipeline = _found(
+            source,
+            lambda: DiffusionPipeline.from_pretrained(where, revision=revision, dtype=dtype, variant=variant, **more),
         )
-    if not phases:
-        pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    guidance = LAB_GUIDANCE if source == "lab" else GUIDANCE
-    model = StableDiffusion(pipeline, dtype, guidance, device if phases else None)
+    guidance = LAB_GUIDANCE if source == "lab" else None
+    model = family(pipeline, dtype, guidance, device if phases else None, keeping.offload == "blocks")
     for network in model.networks.values():
         network.requires_grad_(False).eval()
+    for network in model.movable.values() if not phases else ():
+        network.to(device)
+    settle(model.denoiser, keeping, device, dtype, trains)
     return model
 
 
-def _quiet() -> None:
+def family_of(source: str, pipeline: str) -> type[Family]:
+    """The class for models with a pipeline of this name. MismatchError when there is none."""
+    known = families()
+    if pipeline not in known:
+        near = difflib.get_close_matches(pipeline, known, n=1) or sorted(known)
+        strange = f"which no family of base models knows; there is {', '.join(near)}, and plugins can add others"
+        raise MismatchError(f"{source} is a {pipeline}, {REFUSED.get(pipeline, strange)}")
+    module, _, name = known[pipeline].partition(":")
+    found: type[Family] = getattr(import_module(module), name)
+    return found
+
+
+def _found(source: str, load: Callable[[], T]) -> T:
+    """What is loaded. InputError when the model is nowhere."""
+    try:
+        return load()
+    except OSError as error:
+        reason = str(error).partition(". ")[0].partition("\n")[0]
+        raise InputError(f"the model {source!r} is no folder here and the hub did not give it: {reason}") from error
+
+
+def quiet() -> None:
     """Keeps the libraries' notices and progress bars off the screen: errors reach a person as our own sentences."""
     import diffusers.utils.logging
     import transformers.utils.logging
 
+    logging: Any
     for logging in (diffusers.utils.logging, transformers.utils.logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()

@@ -112,6 +112,8 @@ def noise_path(scheduler: Any, tokens: int | None = None) -> DiffusionPath:
     denoiser sees it, and without it the longest that the scheduler knows, which is the model's own resolution.
     """
     config = scheduler.config
+    if config.get("use_flow_sigmas"):  # a scheduler of diffusion models, which Sana's pipelines put on a flow
+        return FlowPath(config.num_train_timesteps, float(config.flow_shift))
     if "shift" in config:
         return FlowPath(config.num_train_timesteps, _shift(config, tokens))
     return NoisePath(scheduler.alphas_cumprod.float().cpu(), config.prediction_type)

@@ -26,7 +26,7 @@ BASES = {
     "sd3m": Base("sd3", "stable-diffusion-3-medium", 1024),
     "flux1": Base("flux", "flux-1-dev", 1024, "https://github.com/black-forest-labs/flux"),
 }
-_FAMILIES = {"sdxl": "sdxl", "sd3": "sd3", "flux": "flux", "sd_": "sd"}  # by how a version begins
+_FAMILIES = {"sdxl": "sdxl", "sd3": "sd3", "flux1": "flux", "sd_": "sd"}  # by how a version begins
 _BY_CONTEXT = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}  # width of the text a UNet attends to
 _BY_WIDTH = {3072: "flux1", 1536: "sd3", 2432: "sd3"}  # of a transformer's tokens
 

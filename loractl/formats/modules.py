@@ -16,7 +16,7 @@ from loractl.tensors.lowrank import LowRank
 
 _KEY = re.compile(rf"(.+?)\.({'|'.join(map(re.escape, PARTS))})")
 _KERNELS = {"conv1": 3, "conv2": 3, "conv": 3, "conv_in": 3, "conv_out": 3, "conv_shortcut": 1}
-_DORA = "it is DoRA: the magnitudes are kept, and it is applied as the plain LoRA beneath them"
+_DORA = "it is DoRA: infer and grid apply it whole, everything else as the plain LoRA beneath the magnitudes"
 
 
 class Source(NamedTuple):

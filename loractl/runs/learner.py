@@ -8,7 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from loractl.device import PRECISIONS
-from loractl.families.sd import StableDiffusion
+from loractl.errors import MismatchError
+from loractl.families.family import Family
 from loractl.formats import save_adapter
 from loractl.runs.parts import FullPart, LoraPart, Part, TokenPart, count
 from loractl.runs.recipe import Recipe
@@ -16,17 +17,20 @@ from loractl.sections import TrainingSpec
 from loractl.tensors.adapter import Adapter
 from loractl.train.loop import Group
 
+Form = Literal["diffusers", "kohya"]
+
 
 class Learner:
     """The parts together."""
 
-    def __init__(self, model: StableDiffusion, spec: TrainingSpec, recipe: Recipe) -> None:
+    def __init__(self, model: Family, spec: TrainingSpec, recipe: Recipe) -> None:
         self.model, self.spec = model, spec
         adapter = recipe.adapter
         # tokens first: what adapters wrap of the text encoder does not include its embedding
         self.tokens = TokenPart(model, spec, recipe.embedding, recipe.token_weight) if recipe.embedding else None
         self.lora = LoraPart(model, spec, adapter) if adapter and adapter.kind == "lora" else None
         self.full = FullPart(model, spec, adapter) if adapter and adapter.kind == "full" else None
+        self.forms = forms(model, spec) if self.lora else []
         if spec.memory.gradient_checkpointing:
             model.enable_gradient_checkpointing()
 
@@ -38,7 +42,10 @@ class Learner:
         return [group for part in self.parts for group in part.groups()]
 
     def facts(self) -> dict[str, Any]:
-        return {name: value for part in self.parts for name, value in part.facts().items()}
+        found = {name: value for part in self.parts for name, value in part.facts().items()}
+        if self.lora and set(self.forms) < set(self.spec.output.format):
+            found["not written"] = f"kohya's form, which has no names for {self.model.title}"
+        return found
 
     @property
     def adapts_text(self) -> bool:
@@ -79,20 +86,42 @@ class Learner:
         files = self.full.save(folder) if self.full else {}
         modules = self.lora.modules() if self.lora else {}
         tokens = self.tokens.collect() if self.tokens else {}
-        metadata, name = self.spec.provenance(), self.spec.name
+        metadata, name = {**self.spec.provenance(), **self.origin}, self.spec.name
         settings: dict[str, Any] = {"dtype": PRECISIONS[self.spec.output.dtype], "overwrite": overwrite}
-        for form in self.spec.output.format if modules else ():
+        for form in self.forms:
             path = files[form] = folder / adapter_files(name)[form]
             bundled = tokens if form == "kohya" else {}
             save_adapter(path, Adapter(modules, metadata, bundled), form, name=name, **settings)
-        for key, rows in tokens.items():
-            token = key.partition(".")[2]
-            alone = Adapter({}, metadata, {key: rows})
+        for token, rows in by_token(tokens).items():
+            alone = Adapter({}, metadata, rows)
             for kind, file in token_files(token).items():
+                if kind == "learned_embeds" and len(rows) > 1:
+                    continue  # it has no place for a second text encoder
                 path = files[f"{token} ({kind})"] = folder / file
                 path.parent.mkdir(exist_ok=True)
                 save_adapter(path, alone, kind, name=token, **settings)
         return files
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What a file says of the base model where the adapter's own widths don't tell it."""
+        return {"ss_base_model_version": self.model.version} if self.model.version else {}
+
+
+def forms(model: Family, spec: TrainingSpec) -> list[Form]:
+    """The forms of the adapter's file, as far as they have names for the family. MismatchError when none has."""
+    found: list[Form] = [form for form in spec.output.format if form == "diffusers" or model.has_kohya_names]
+    if not found:
+        raise MismatchError(f'kohya\'s format has no names for {model.title}: set output.format = ["diffusers"]')
+    return found
+
+
+def by_token(tokens: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Token → its rows by component and token, from all rows so named."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, rows in tokens.items():
+        found.setdefault(key.partition(".")[2], {})[key] = rows
+    return found
 
 
 def result_files(spec: TrainingSpec, recipe: Recipe) -> list[str]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from loractl.families.sd import StableDiffusion
+from loractl.families.conditioning import Conditioning
+from loractl.families.family import Family
 from loractl.runs.learner import Learner
 from loractl.runs.recipe import Recipe
 from loractl.sections import TrainingSpec
@@ -23,7 +24,7 @@ class Objective:
 
     spec: TrainingSpec
     recipe: Recipe
-    model: StableDiffusion
+    model: Family
     learner: Learner
     sources: Sequence[Source]  # the subject's and, with class pictures, the class's
 
@@ -64,7 +65,7 @@ class Objective:
                 loss = weight * with_prior(errors, len(batches[0]), self.prior_weight / weight)
         return loss + self.learner.pull() if "tokens" in active else loss
 
-    def _untouched(self, captions: list[str]) -> Tensor:
+    def _untouched(self, captions: list[str]) -> Conditioning:
         """Their conditioning without adapters: the learner's text encoder has none, or they are switched off here."""
         return self.model.encode_text(captions) if self.learns_words else self.conditioner(captions, learns=False)
 

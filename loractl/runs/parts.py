@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from loractl.device import PRECISIONS
-from loractl.families.sd import StableDiffusion
+from loractl.errors import MismatchError
+from loractl.families.family import Family
 from loractl.inject.dropout import Dropout, end_dropout, set_dropout
 from loractl.inject.inject import adapter_parameters, collect, inject, set_weight
+from loractl.inject.layers import Form
 from loractl.inject.targets import Target, resolve
 from loractl.inject.tokens import (
     add_tokens,
@@ -23,7 +25,7 @@ from loractl.inject.tokens import (
     token_parameters,
     typical_norm,
 )
-from loractl.sections import AdapterSection, EmbeddingSection, TrainingSpec
+from loractl.sections import AdapterSection, EmbeddingSection, TargetSettings, TrainingSpec
 from loractl.train.loop import Group
 from loractl.train.norms import delta_norms, limit_norms
 from loractl.train.rates import grouped, lora_plus
@@ -39,24 +41,31 @@ class Part(Protocol):
 
 
 class LoraPart:
-    """Adapters on the denoiser and, if asked for, on the text encoder's attention."""
+    """Adapters on the denoiser and, if asked for, on the text encoders' attention."""
 
-    def __init__(self, model: StableDiffusion, spec: TrainingSpec, adapter: AdapterSection) -> None:
+    def __init__(self, model: Family, spec: TrainingSpec, adapter: AdapterSection) -> None:
         self.model, self.spec, self.adapter = model, spec, adapter
         self.targets = {model.denoiser_name: self._denoiser_targets()}
         if adapter.text_encoder:
             rank = adapter.text_encoder_rank or adapter.rank
-            for name in model.text_encoder_names:
+            for name in model.adaptable_encoders():
                 self.targets[name] = resolve(model.components[name], ["text-encoder"], rank, None)
         for name, targets in self.targets.items():
-            inject(model.components[name], targets, generator=stream(spec.seed, "adapter", name))
+            few_bits = name == model.denoiser_name and spec.memory.quantize != "none"  # which have no weights to add to
+            form: Form = "branch" if few_bits else "auto"
+            inject(model.components[name], targets, generator=stream(spec.seed, "adapter", name), form=form)
 
     def _denoiser_targets(self) -> dict[str, Target]:
         adapter = self.adapter
-        if isinstance(adapter.targets, dict):
-            table = {pattern: (settings.rank, settings.alpha) for pattern, settings in adapter.targets.items()}
-            return resolve(self.model.denoiser, table, adapter.rank, adapter.alpha)
-        return resolve(self.model.denoiser, adapter.targets, adapter.rank, adapter.alpha)
+        table = {pattern: (settings.rank, settings.alpha) for pattern, settings in self.settings.items()}
+        return resolve(self.model.denoiser, table, adapter.rank, adapter.alpha)
+
+    @property
+    def settings(self) -> dict[str, TargetSettings]:
+        """What the job says of each pattern, those of the family's own presets included."""
+        targets = self.adapter.targets
+        table = targets if isinstance(targets, dict) else dict.fromkeys(targets, TargetSettings())
+        return {pattern: said for target, said in table.items() for pattern in self.model.patterns(target)}
 
     def parameters(self, component: str) -> dict[str, nn.Parameter]:
         return adapter_parameters(self.model.components[component])
@@ -76,9 +85,7 @@ class LoraPart:
     @property
     def rates(self) -> dict[str, float]:
         """Pattern → learning rate."""
-        targets = self.adapter.targets
-        table = targets if isinstance(targets, dict) else {}
-        return {pattern: settings.lr for pattern, settings in table.items() if settings.lr is not None}
+        return {pattern: settings.lr for pattern, settings in self.settings.items() if settings.lr is not None}
 
     @property
     def networks_by_name(self) -> dict[str, nn.Module]:
@@ -144,10 +151,10 @@ class LoraPart:
 class FullPart:
     """Every weight of the denoiser and, if asked for, of the text encoder: the large and forgetful baseline."""
 
-    def __init__(self, model: StableDiffusion, spec: TrainingSpec, adapter: AdapterSection) -> None:
+    def __init__(self, model: Family, spec: TrainingSpec, adapter: AdapterSection) -> None:
         self.model, self.spec = model, spec
-        names = [model.denoiser_name, *(model.text_encoder_names if adapter.text_encoder else ())]
-        self.networks_by_name = {name: model.components[name] for name in names}
+        names = [model.denoiser_name, *(model.adaptable_encoders() if adapter.text_encoder else ())]
+        self.networks_by_name = {name: model.networks[name] for name in names}
         for network in self.networks_by_name.values():
             network.requires_grad_(True).float()
 
@@ -184,40 +191,53 @@ class FullPart:
 class TokenPart:
     """Placeholder tokens with embeddings of their own, in every text encoder."""
 
-    def __init__(self, model: StableDiffusion, spec: TrainingSpec, embedding: EmbeddingSection, weight: float) -> None:
+    def __init__(self, model: Family, spec: TrainingSpec, embedding: EmbeddingSection, weight: float) -> None:
         self.model, self.embedding = model, embedding
-        encoder: Any = model.components["text_encoder"]
-        self.encoder = encoder
-        vectors = {
-            token: initial_vectors(
-                model.tokenizer, encoder, init, embedding.vectors, stream(spec.seed, "token", token), embedding.spread
-            )
-            for token, init in embedding.starts.items()
-        }
-        self.target = embedding.norm_target or typical_norm(encoder)
-        add_tokens(model.tokenizer, encoder, vectors)
+        for token in embedding.tokens:
+            if not model.reads(token):
+                raise MismatchError(f"{model.title} reads texts in lower case: write {token.lower()}, not {token}")
+        self.encoders: dict[str, Any] = {name: model.components[name] for name in model.text_encoder_names}
+        self.targets = {name: embedding.norm_target or typical_norm(encoder) for name, encoder in self.encoders.items()}
+        for name, encoder in self.encoders.items():
+            add_tokens(model.tokenizers[name], encoder, self._starts(name, spec.seed))
         if weight != 1:
             for parameter in self.parameters:
                 parameter.register_hook(lambda gradient: weight * gradient)
         self.started = [parameter.detach().clone() for parameter in self.parameters]
 
+    def _starts(self, name: str, seed: int) -> dict[str, Tensor]:
+        """Token → the rows that it starts from in one text encoder."""
+        embedding, tokenizer, encoder = self.embedding, self.model.tokenizers[name], self.encoders[name]
+        return {
+            token: initial_vectors(
+                tokenizer, encoder, init, embedding.vectors, stream(seed, "token", token), embedding.spread
+            )
+            for token, init in embedding.starts.items()
+        }
+
     @property
     def parameters(self) -> list[nn.Parameter]:
-        return list(token_parameters(self.encoder).values())
+        return [rows for encoder in self.encoders.values() for rows in token_parameters(encoder).values()]
 
     def groups(self) -> list[Group]:
         return [Group("tokens", self.parameters, self.embedding.lr, weight_decay=0.0)]
 
     def facts(self) -> dict[str, Any]:
-        rows = {
-            token: f"{len(rows)} vectors of {rows.shape[1]}" for token, rows in token_parameters(self.encoder).items()
+        widths = {
+            token: " and ".join(str(token_parameters(encoder)[token].shape[1]) for encoder in self.encoders.values())
+            for token in self.embedding.tokens
         }
-        return {"tokens": ", ".join(f"{token} ({text})" for token, text in rows.items())}
+        count = self.embedding.vectors
+        return {"tokens": ", ".join(f"{token} ({count} vectors of {width})" for token, width in widths.items())}
 
     def pull(self) -> Tensor | float:
         if self.embedding.norm != "pull":
             return 0.0
-        pulls = [pull(rows, self.target) for rows in self.parameters]
+        pulls = [
+            pull(rows, self.targets[name])
+            for name, encoder in self.encoders.items()
+            for rows in token_parameters(encoder).values()
+        ]
         return self.embedding.norm_weight * torch.stack(pulls).sum()
 
     def end_step(self) -> None:
@@ -229,14 +249,19 @@ class TokenPart:
         return all(torch.equal(rows, started) for rows, started in zip(self.parameters, self.started, strict=True))
 
     def collect(self) -> dict[str, Tensor]:
-        return {f"text_encoder.{token}": rows for token, rows in collect_tokens(self.encoder).items()}
+        """Component and token → rows."""
+        return {
+            f"{name}.{token}": rows
+            for name, encoder in self.encoders.items()
+            for token, rows in collect_tokens(encoder).items()
+        }
 
 
 def count(groups: list[Group]) -> int:
     return sum(parameter.numel() for group in groups for parameter in group.parameters)
 
 
-def role(model: StableDiffusion, component: str) -> str:
+def role(model: Family, component: str) -> str:
     return "denoiser" if component == model.denoiser_name else "text_encoder"
 
 
@@ -245,13 +270,13 @@ def matrix_size(layer: nn.Module) -> int:
     return cast(Tensor, layer.weight).numel()
 
 
-def component_lr(spec: TrainingSpec, model: StableDiffusion, component: str) -> float:
+def component_lr(spec: TrainingSpec, model: Family, component: str) -> float:
     if component == model.denoiser_name:
         return spec.train.lr
     return spec.train.text_encoder_lr or spec.train.lr / 20
 
 
-def whole(model: StableDiffusion) -> int:
+def whole(model: Family) -> int:
     """Parameters of all the model's networks, without the adapter's own."""
     return sum(
         parameter.numel()

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from loractl.data.buckets import STEP, frames
 from loractl.data.cache import Cache, file_hash, fingerprint
 from loractl.data.examples import Example, read_examples, survey_examples
+from loractl.data.images import Size
 from loractl.data.latents import Latents
 from loractl.data.views import Variety
-from loractl.errors import InputError
+from loractl.errors import InputError, MismatchError
 from loractl.events import Emit, Note, Progress
+from loractl.families.family import Family
 from loractl.runs.recipe import Recipe
 from loractl.runs.studio import Studio
 from loractl.sections import TrainingSpec
@@ -71,6 +73,7 @@ def source(spec: TrainingSpec, studio: Studio, purpose: str, pictures: Sequence[
     data, model = spec.data, studio.model
     resolution = data.resolution or model.resolution
     sizes = frames([example.path for example in pictures], resolution, STEP if data.buckets else None, data.upscale)
+    check_sizes(model, sizes)
     variety = Variety(data.flip, data.crop == "random", data.jitter, model.is_inpainting)
     model.bring("vae")
     latents = Latents(pictures, sizes, model.encode_pictures, model.device, variety, data.alpha_masks)
@@ -91,6 +94,16 @@ def source(spec: TrainingSpec, studio: Studio, purpose: str, pictures: Sequence[
         what = f"{purpose} pictures encoded"
         made.prepare(spec.memory.cache_variants, cache, lambda done, of: studio.emit(Progress(what, done, of)))
     return made
+
+
+def check_sizes(model: Family, sizes: Sequence[Size]) -> None:
+    """MismatchError for a size that the model cannot be trained at."""
+    for size in sizes:
+        if any(side % model.multiple for side in size):
+            raise MismatchError(
+                f"{model.title} sees pictures whose sides are multiples of {model.multiple} pixels, and not "
+                f"{size[0]} × {size[1]}: change data.resolution"
+            )
 
 
 def data_hash(pictures: Sequence[Example]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from loractl.events import Emit, Progress
-from loractl.families.sd import StableDiffusion
+from loractl.families.family import Family
 from loractl.sample.adapted import requests
 from loractl.sample.denoise import Request, render
 from loractl.specs import SampleSection
@@ -19,7 +19,7 @@ SCORE_SEED = 20_000
 class Studio:
     """Makes pictures with the model as it is now, and reports progress."""
 
-    def __init__(self, model: StableDiffusion, emit: Emit) -> None:
+    def __init__(self, model: Family, emit: Emit) -> None:
         self.model, self.emit = model, emit
 
     def make(self, wanted: Sequence[Request], stage: str) -> list[Image.Image]:
@@ -31,9 +31,9 @@ class Studio:
     def _pipeline(self) -> Any:
         """The model's pipeline; one for inpainting paints all over an empty picture."""
         if not self.model.is_inpainting:
-            return self.model.pipeline
+            return self.model.paint
         size = (self.model.resolution, self.model.resolution)
-        return partial(self.model.pipeline, image=Image.new("RGB", size), mask_image=Image.new("L", size, 255))
+        return partial(self.model.paint, image=Image.new("RGB", size), mask_image=Image.new("L", size, 255))
 
     def samples(self, sample: SampleSection, prompt: str, stage: str) -> list[Image.Image]:
         """The job's sample pictures."""

@@ -14,6 +14,7 @@ from loractl.device import pick_device, pick_dtype, require_determinism
 from loractl.errors import InputError, MismatchError, NumericsError
 from loractl.events import Emit, Facts, Note, Numbers, Pictures, Wrote
 from loractl.families.pipeline import load_model
+from loractl.families.precision import Keeping, compile_network, merging_note
 from loractl.method import Outcome
 from loractl.runs.album import Album
 from loractl.runs.changes import judge
@@ -76,8 +77,10 @@ class Run:
             spec.model.source,
             device,
             pick_dtype(spec.memory.precision, device),
-            spec.model.revision,
-            spec.memory.phases,
+            phases=spec.memory.phases,
+            keeping=Keeping(spec.memory.quantize, spec.memory.offload, spec.memory.attention),
+            trains=True,
+            **spec.model.loading,
         )
         if spec.noise.zero_terminal_snr:
             self.model.end_in_pure_noise()
@@ -94,6 +97,10 @@ class Run:
         self.model.bring(*self.model.networks)
         self.learner = Learner(self.model, spec, self.recipe)
         self.emit(Facts("what learns", self.learner.facts()))
+        if spec.memory.quantize != "none":
+            self.emit(Note(merging_note(spec.memory.quantize), "warning"))
+        if spec.memory.compile:
+            compile_network(self.model.denoiser)
         self.objective = Objective(spec, self.recipe, self.model, self.learner, sources)
         self.training = self.new_training()
         self.trace = Trace(self.training.groups, self.active, spec.train.steps) if self.recipe.embedding else None
@@ -149,6 +156,7 @@ class Run:
 
     def fit(self) -> None:
         hooks: dict[str, Any] = {"where": self.objective.where, "on_numbers": self.on_numbers}
+        hooks["project"] = self.learner.end_step
         self.objective.settle()
         try:
             with self.stop:
@@ -164,7 +172,6 @@ class Run:
     def after_step(self, done: int) -> None:
         """What happens between two steps; the checkpoint comes before everything that may fail."""
         spec = self.spec
-        self.learner.end_step()
         if self.trace:
             self.trace.after(done)
         last = done == spec.train.steps

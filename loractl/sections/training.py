@@ -4,9 +4,10 @@ import difflib
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from loractl.sections.data import DataSection
+from loractl.sections.presets import with_preset
 from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited
 from loractl.specs import (
     AdapterOutputSection,
@@ -106,9 +107,20 @@ class ScheduleSection(Section):
 
 
 class TrainMemorySection(MemorySection):
+    preset: Literal["8gb", "12gb", "24gb"] | None = Field(
+        None, description="settings for the model on a GPU of this size; keys that are set beside it win"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the frozen model and its arithmetic; auto: bf16 on a GPU that has it, else fp32"
     )
+    quantize: Literal["none", "nf4", "int8", "fp8"] = Field(
+        "none", description="keep the frozen denoiser in 4 or 8 bits (nf4: extra bnb, int8: extra torchao)"
+    )
+    offload: Literal["none", "blocks"] = Field(
+        "none", description="keep the denoiser in main memory, and bring its blocks to the GPU one at a time"
+    )
+    attention: str | None = Field(None, description="an attention backend of diffusers, such as flash or _native_flash")
+    compile: bool = Field(False, description="compile the denoiser: minutes at the start, faster steps")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
     phases: bool = Field(
         False, description="have on the device only what the moment needs: text encoder, autoencoder or denoiser"
@@ -165,6 +177,12 @@ class TrainingSpec(Spec):
     checkpoint: CheckpointSection = Field(CheckpointSection(), description="what an interrupted run goes on from")
     log: LogSection = Field(LogSection(), description="who is told of the run")
     output: AdapterOutputSection = Field(AdapterOutputSection(), description="where the result goes")
+
+    @field_validator("memory")
+    @classmethod
+    def _resolve_preset(cls, memory: TrainMemorySection, info: ValidationInfo) -> TrainMemorySection:
+        model = info.data.get("model")
+        return with_preset(memory, memory.preset, model.source) if model else memory
 
     @model_validator(mode="after")
     def _settings_fit(self) -> "TrainingSpec":

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from loractl.families.sd import StableDiffusion
+from loractl.families.conditioning import Conditioning
+from loractl.families.family import Family
 from loractl.inject.inject import bind_weights, load_into
 from loractl.tensors.adapter import Adapter
 from loractl.train.batches import Batch, Source
@@ -38,7 +39,7 @@ class Strand:
 class Blend:
     """The strands on a model, told apart by their names. The model and the adapters themselves ask for no gradient."""
 
-    def __init__(self, model: StableDiffusion, strands: Mapping[str, Strand]) -> None:
+    def __init__(self, model: Family, strands: Mapping[str, Strand]) -> None:
         self.model, self.strands = model, strands
         self.weights = {
             name: nn.Parameter(torch.tensor([*strand.start.values()], dtype=torch.float32, device=model.device))
@@ -126,5 +127,5 @@ class BlendLoss:
         with self.blend.alone(name):
             return prediction(self.blend.model, batch, self._text([self.keep[name]] * len(batch)))
 
-    def _text(self, captions: Sequence[str]) -> Tensor:
+    def _text(self, captions: Sequence[str]) -> Conditioning:
         return self._condition(captions, learns=self.blend.changes_text)

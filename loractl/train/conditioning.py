@@ -3,23 +3,23 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from loractl.families.sd import StableDiffusion
+from loractl.families.conditioning import Conditioning, joined
+from loractl.families.family import Family
 
 
 class Conditioner:
-    def __init__(self, model: StableDiffusion) -> None:
+    def __init__(self, model: Family) -> None:
         self._model = model
-        self._kept: dict[str, Tensor] = {}
+        self._kept: dict[str, Conditioning] = {}
 
-    def __call__(self, captions: Sequence[str], learns: bool) -> Tensor:
-        """(n, tokens, width). `learns`: the text encoder or its tokens train in this step."""
+    def __call__(self, captions: Sequence[str], learns: bool) -> Conditioning:
+        """Of n captions, n rows. `learns`: the text encoder or its tokens train in this step."""
         if learns:
             self._kept.clear()
             return self._model.encode_text(captions)
         self.prepare(captions)
-        return torch.cat([self._kept[caption] for caption in captions])
+        return joined([self._kept[caption] for caption in captions])
 
     def prepare(self, captions: Sequence[str]) -> None:
         """Encodes those that are new; a text encoder that is a guest on the device leaves again."""

@@ -173,12 +173,14 @@ def fit(
     loss: Loss,
     emit: Emit,
     after_step: Callable[[int], None] = lambda _: None,
+    project: Callable[[], None] = lambda: None,
     stage: str = "train",
     where: Callable[[int], str] | None = None,
     on_numbers: OnNumbers | None = None,
 ) -> list[float]:
     """Runs from `training.step` to the plan's end; returns each step's loss.
 
+    `project()` brings the weights back to where they may be after each step, before an average takes them in.
     `after_step(n)` is called when n steps are done and may raise to stop; `on_numbers(n, numbers)` for every step, in
     order. The loss and the gradient's norm are looked at before every step on a CPU and before every tenth on a GPU;
     what `state` returns has been looked at. Raises NumericsError when one is not finite, with `where(step)`, which says
@@ -197,6 +199,7 @@ def fit(
                     watch.look()
                 training.optimizer.step()
                 training.optimizer.zero_grad(set_to_none=True)
+            project()
             training.advance()
             after_step(training.step)
         training.require_finite()

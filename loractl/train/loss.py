@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from loractl.errors import JobError
+from loractl.families.conditioning import Conditioning
+from loractl.families.family import Family
 from loractl.families.prediction import DiffusionPath
-from loractl.families.sd import StableDiffusion
 from loractl.train.batches import Batch
 
 Distance = Literal["mse", "huber", "smooth_l1"]
@@ -80,7 +81,7 @@ _X_ERROR: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def prediction(model: StableDiffusion, batch: Batch, conditioning: Tensor) -> Tensor:
+def prediction(model: Family, batch: Batch, conditioning: Conditioning) -> Tensor:
     """What the denoiser says of the batch's x_t, (n, c, h, w) in fp32; an inpainting model sees `extra` as well."""
     t = model.path.timesteps(batch.times)
     noisy = model.path.add_noise(batch.latents, batch.mixed, t)
@@ -89,21 +90,18 @@ def prediction(model: StableDiffusion, batch: Batch, conditioning: Tensor) -> Te
 
 
 def denoising_errors(
-    model: StableDiffusion, batch: Batch, conditioning: Tensor, weighting: Weighting = Weighting()
+    model: Family, batch: Batch, conditioning: Conditioning, weighting: Weighting = Weighting()
 ) -> Tensor:
-    """Distance of each sample's prediction from its target, (n,) in fp32, masked and weighed.
-
-    conditioning: (n, tokens, width).
-    """
+    """Distance of each sample's prediction from its target, (n,) in fp32, masked and weighed."""
     t = model.path.timesteps(batch.times)
     errors = prediction(model, batch, conditioning) - model.path.target(batch.latents, batch.noise, t).float()
     return weighting.costs(errors, model.path, t, batch.mask)
 
 
 def predicted_prior_errors(
-    model: StableDiffusion,
+    model: Family,
     batch: Batch,
-    conditioning: Tensor,
+    conditioning: Conditioning,
     base_prediction: Tensor,
     weighting: Weighting = Weighting(),
 ) -> Tensor:

@@ -13,8 +13,8 @@ from loractl.evaluate.judges import Exam
 from loractl.evaluate.report import photograph_row, prompt_rows, table, write_scores
 from loractl.evaluate.scores import below, make_scorer
 from loractl.events import Emit, Facts, Progress, Wrote
+from loractl.families.family import Family
 from loractl.families.pipeline import load_model
-from loractl.families.sd import StableDiffusion
 from loractl.method import Outcome
 from loractl.sample.adapted import apply
 from loractl.sample.denoise import Request, render
@@ -29,7 +29,7 @@ def run(spec: EvalSpec, emit: Emit) -> Outcome:
     require_determinism()
     device = pick_device(spec.memory.device)
     exam = Exam(spec.prompts, spec.class_prompts, spec.samples, _pictures(spec.held_out), _pictures(spec.training))
-    model = load_model(spec.model.source, device, pick_dtype(spec.memory.precision, device), spec.model.revision)
+    model = load_model(spec.model.source, device, pick_dtype(spec.memory.precision, device), **spec.model.loading)
     encoders = [EncoderSource(each.source, each.revision, each.weights, each.allow_pickle) for each in spec.judges]
     scorer = make_scorer(encoders, exam, device)
     easel = Easel(spec, model, emit)
@@ -52,7 +52,7 @@ def run(spec: EvalSpec, emit: Emit) -> Outcome:
 class Easel:
     """Makes pictures with the model as it is now; `rows` gathers some of each stage for the grid."""
 
-    def __init__(self, spec: EvalSpec, model: StableDiffusion, emit: Emit) -> None:
+    def __init__(self, spec: EvalSpec, model: Family, emit: Emit) -> None:
         self.spec, self.model, self.emit = spec, model, emit
         self.rows: list[tuple[str, list[Image.Image]]] = []
 
@@ -61,7 +61,7 @@ class Easel:
         wanted = [self._request(prompt, self.spec.seed + i) for i, prompt in enumerate(prompts)]
         with self.model.autocast():
             pictures = list(
-                render(self.model.pipeline, wanted, batch, lambda done, of: self.emit(Progress(stage, done, of)))
+                render(self.model.paint, wanted, batch, lambda done, of: self.emit(Progress(stage, done, of)))
             )
         self.rows += [(f"{stage}: {prompt}", row) for prompt, row in prompt_rows(prompts, pictures)[:ROWS]]
         return pictures

@@ -19,12 +19,12 @@ def contact_sheet(
     """Renders the same prompts and seeds with every adapter of the series in turn."""
     require_determinism()
     device = pick_device(spec.memory.device)
-    model = load_model(source.source, device, pick_dtype(spec.memory.precision, device), source.revision)
+    model = load_model(source.source, device, pick_dtype(spec.memory.precision, device), **source.loading)
     wanted = requests(model, sample.prompts, sample.seeds, sample.steps, sample.guidance, sample.size, sample.negative)
     columns = []
     for done, file in enumerate(files, start=1):
         apply(model, file, "series")
-        columns.append(list(render(model.pipeline, wanted)))
+        columns.append(list(render(model.paint, wanted)))
         remove_all(model)
         emit(Progress("contact sheet", done, len(files)))
     places = ", ".join(f"{t:g}" for t in spec.places)

@@ -17,8 +17,8 @@ from loractl.data.views import Variety
 from loractl.device import pick_device, pick_dtype, require_determinism
 from loractl.errors import InputError, MismatchError
 from loractl.events import Emit, Facts, Progress, Wrote
+from loractl.families.family import Family
 from loractl.families.pipeline import load_model
-from loractl.families.sd import StableDiffusion
 from loractl.formats.lineage import Parent, child_of
 from loractl.inject.tokens import add_tokens
 from loractl.job import dump_job
@@ -52,7 +52,7 @@ def learn(spec: MergeSpec, section: LearnSection, parents: Sequence[Parent], emi
     require_determinism()
     files = {"weights": side_file(spec, ".weights.toml"), "pictures": side_file(spec, ".before-after.png")}
     device = pick_device(spec.memory.device)
-    model = load_model(section.model.source, device, pick_dtype("auto", device), section.model.revision)
+    model = load_model(section.model.source, device, pick_dtype("auto", device), **section.model.loading)
     blend = blend_of(spec, section, parents, model)
     source = source_of(spec, section, model, emit)
     studio = Studio(model, emit)
@@ -78,7 +78,7 @@ def side_file(spec: MergeSpec, ending: str) -> Path:
     return file
 
 
-def blend_of(spec: MergeSpec, section: LearnSection, parents: Sequence[Parent], model: StableDiffusion) -> Blend:
+def blend_of(spec: MergeSpec, section: LearnSection, parents: Sequence[Parent], model: Family) -> Blend:
     """The adapters on the model, with their tokens and with the fixed factors of the job, named by their numbers."""
     strands = {}
     for number, (parent, use, weight) in enumerate(zip(parents, spec.adapters, spec.weights, strict=True), 1):
@@ -94,7 +94,7 @@ def blend_of(spec: MergeSpec, section: LearnSection, parents: Sequence[Parent], 
     return Blend(model, strands)
 
 
-def put_tokens(model: StableDiffusion, tokens: Mapping[str, Tensor]) -> None:
+def put_tokens(model: Family, tokens: Mapping[str, Tensor]) -> None:
     """Learned tokens, by component and token, into the model's vocabularies."""
     for component, tokenizer in model.tokenizers.items():
         prefix = f"{component}."
@@ -103,7 +103,7 @@ def put_tokens(model: StableDiffusion, tokens: Mapping[str, Tensor]) -> None:
             add_tokens(tokenizer, model.components[component], own)
 
 
-def source_of(spec: MergeSpec, section: LearnSection, model: StableDiffusion, emit: Emit) -> Source:
+def source_of(spec: MergeSpec, section: LearnSection, model: Family, emit: Emit) -> Source:
     """The reference pictures, encoded ahead."""
     pictures = read_examples(section.pictures, "auto", section.prompt)
     sizes = frames([example.path for example in pictures], model.resolution)

@@ -110,7 +110,8 @@ def test_options_are_named_in_their_problems() -> None:
             ToySpec, {"subject.prompt": "", "train.batch_size": 0, "seed": None}, {"subject.prompt": "PROMPT"}
         )
     assert caught.value.problems == (
-        'the command line: model.source: missing: "lab" (built in), a diffusers folder, or a hub id',
+        'the command line: model.source: missing: "lab" (built in), a diffusers folder, a checkpoint in one file, or a '
+        "hub id",
         'PROMPT: should have at least 1 character, found the text ""',
         "--batch-size: should be greater than or equal to 1, found 0",
     )

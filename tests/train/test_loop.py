@@ -178,6 +178,21 @@ def test_where_looking_is_rare_nothing_bad_is_saved(monkeypatch: pytest.MonkeyPa
     assert network.training.step == 5
 
 
+def test_averages_take_in_weights_that_are_where_they_may_be() -> None:
+    """The loss pulls the weight to 5, the projection keeps it below 1: no average may have seen more."""
+    weight = nn.Parameter(torch.zeros(1))
+    groups = [Group("weight", [weight], 2.0)]
+    training = Training(groups, make_optimizer(groups, "adamw"), Plan(20, ema=0.5))
+
+    def project() -> None:
+        with torch.no_grad():
+            weight.clamp_(max=1.0)
+
+    fit(training, lambda *_: (weight - 5).square().sum(), ignore, project=project)
+    with training.averaged():
+        assert 0.9 < weight.item() <= 1.0
+
+
 @pytest.mark.cuda
 def test_a_step_never_waits_for_the_gpu() -> None:
     groups = [Group(name, [nn.Parameter(torch.ones(4, device="cuda"))], 0.1) for name in ("first", "last")]

@@ -1,0 +1,70 @@
+"""What `memory.preset` stands for: settings for a GPU of that size, by the size of the base model.
+
+A preset is resolved as the job is read, so the resolved job says what it became; keys that are set beside it win. What
+fits is judged by `loractl plan`, for one picture at a step of the model's own size.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from loractl.specs import Section
+
+S = TypeVar("S", bound=Section)
+Settings = Mapping[str, Any]
+
+_LEAN: Settings = {"precision": "bf16", "phases": True, "cache_latents": True}
+_LEANER: Settings = {**_LEAN, "gradient_checkpointing": True}
+
+# Pipelines by the size of their denoisers; all others are as large as they come.
+_SIZES: Mapping[str, str] = {
+    "StableDiffusionPipeline": "1B",
+    "StableDiffusionInpaintPipeline": "1B",
+    "StableDiffusionXLPipeline": "3B",
+    "StableDiffusion3Pipeline": "3B",
+    "SanaPipeline": "3B",
+    "Lumina2Pipeline": "3B",
+    "Flux2KleinPipeline": "6B",
+    "ZImagePipeline": "6B",
+}
+_LARGEST = "20B"
+PRESETS: Mapping[str, Mapping[str, Settings]] = {
+    "8gb": {
+        "1B": _LEAN,
+        "3B": {**_LEANER, "quantize": "fp8"},
+        "6B": {**_LEANER, "quantize": "nf4"},
+        _LARGEST: {**_LEANER, "quantize": "nf4", "offload": "blocks"},
+    },
+    "12gb": {
+        "1B": _LEAN,
+        "3B": _LEANER,
+        "6B": {**_LEANER, "quantize": "fp8"},
+        _LARGEST: {**_LEANER, "quantize": "nf4"},
+    },
+    "24gb": {
+        "1B": {"precision": "bf16", "cache_latents": True},
+        "3B": {"precision": "bf16", "cache_latents": True, "gradient_checkpointing": True},
+        "6B": _LEANER,
+        _LARGEST: {**_LEANER, "quantize": "fp8"},
+    },
+}
+
+
+def with_preset(memory: S, preset: str | None, source: str) -> S:
+    """The section with a preset's settings for the model `source`, where it is silent."""
+    if preset is None:
+        return memory
+    settings = PRESETS[preset][size(source)]
+    return memory.model_copy(update={key: settings[key] for key in settings.keys() - memory.model_fields_set})
+
+
+def size(source: str) -> str:
+    """How large a model's denoiser is, by the pipeline that its folder names; what can't be told from here is large."""
+    if source == "lab":
+        return "1B"
+    try:
+        index = json.loads(Path(source, "model_index.json").read_text(encoding="utf-8"))
+        return _SIZES.get(index["_class_name"], _LARGEST)
+    except (OSError, ValueError, KeyError, TypeError):
+        return _LARGEST

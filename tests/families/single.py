@@ -1,0 +1,142 @@
+"""Tiny pipelines as single files in the layout of A1111, named by loractl's own maps."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+from loractl.formats.safefile import write_tensors
+from loractl.formats.sgm import to_sgm
+from tests.formats.models import NATIVE, native
+from tests.tiny import WIDTH, tiny_sd, tiny_sdxl, tiny_unet
+
+NARROW = 24  # of the second text encoder: by their widths diffusers tells two apart
+_VAE = {
+    "mid_block.resnets.0": "mid.block_1",
+    "mid_block.resnets.1": "mid.block_2",
+    "mid_block.attentions.0.group_norm": "mid.attn_1.norm",
+    "mid_block.attentions.0.to_q": "mid.attn_1.q",
+    "mid_block.attentions.0.to_k": "mid.attn_1.k",
+    "mid_block.attentions.0.to_v": "mid.attn_1.v",
+    "mid_block.attentions.0.to_out.0": "mid.attn_1.proj_out",
+    "conv_norm_out": "norm_out",
+    "conv_shortcut": "nin_shortcut",
+    "downsamplers.0": "downsample",
+    "upsamplers.0": "upsample",
+    "down_blocks.": "down.",
+    "up_blocks.0.": "up.1.",  # the decoder's levels are counted from the picture's size
+    "up_blocks.1.": "up.0.",
+    "resnets.": "block.",
+}
+_OPEN_CLIP = {
+    "encoder.layers.": "transformer.resblocks.",
+    "self_attn.out_proj": "attn.out_proj",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "embeddings.token_embedding": "token_embedding",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm": "ln_final",
+}
+
+
+def autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        sample_size=64,
+    ).eval()
+
+
+def sd() -> Any:
+    """As real ones: two residual layers a level, an autoencoder with a posterior."""
+    pipeline = tiny_sd(layers_per_block=2)
+    pipeline.register_modules(vae=autoencoder())
+    return pipeline
+
+
+def sdxl() -> Any:
+    pipeline = tiny_sdxl()
+    torch.manual_seed(1)
+    config = CLIPTextConfig.from_dict(pipeline.text_encoder_2.config.to_dict() | {"hidden_size": NARROW})
+    unet = tiny_unet(**dict(pipeline.unet.config) | {"cross_attention_dim": WIDTH + NARROW})
+    pipeline.register_modules(vae=autoencoder(), text_encoder_2=CLIPTextModelWithProjection(config).eval(), unet=unet)
+    return pipeline
+
+
+def renamed(name: str, table: dict[str, str]) -> str:
+    for own, theirs in table.items():
+        name = name.replace(own, theirs)
+    return name
+
+
+def sd_tensors(pipeline: Any) -> dict[str, Tensor]:
+    clip = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in state(pipeline.text_encoder)}
+    return {
+        **{NATIVE + native(name): value for name, value in state(pipeline.unet)},
+        **vae_tensors(pipeline.vae),
+        **{f"cond_stage_model.transformer.{name}": value for name, value in clip.items()},
+    }
+
+
+def sdxl_tensors(pipeline: Any) -> dict[str, Tensor]:
+    unet = {}
+    for name, value in state(pipeline.unet):
+        path, _, part = name.rpartition(".")
+        unet[f"{NATIVE}{to_sgm(path)}.{part}"] = value
+    clip = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in state(pipeline.text_encoder)}
+    first = {f"conditioner.embedders.0.transformer.{name}": value for name, value in clip.items()}
+    second = {f"conditioner.embedders.1.model.{name}": value for name, value in open_clip(pipeline.text_encoder_2)}
+    return unet | vae_tensors(pipeline.vae) | first | second
+
+
+def open_clip(encoder: nn.Module) -> list[tuple[str, Tensor]]:
+    """Rows of q, k and v in one tensor; the projection transposed."""
+    tensors = {name.removeprefix("text_model."): value for name, value in state(encoder)}
+    found = [("text_projection", tensors.pop("text_projection.weight").T.contiguous())]
+    for name in [name for name in tensors if ".q_proj." in name]:
+        rows = torch.cat([tensors.pop(name.replace("q_proj", part)) for part in ("q_proj", "k_proj", "v_proj")])
+        fused = name.replace("self_attn.q_proj.", "attn.in_proj_")
+        found.append((renamed(fused, _OPEN_CLIP), rows))
+    return found + [(renamed(name, _OPEN_CLIP), value) for name, value in tensors.items()]
+
+
+def vae_tensors(vae: nn.Module) -> dict[str, Tensor]:
+    """Attention as 1 × 1 convolutions, which it was."""
+    found = {}
+    for name, value in state(vae):
+        theirs = renamed(name, _VAE)
+        is_matrix = ".attn_1." in theirs and value.ndim == 2
+        found[f"first_stage_model.{theirs}"] = value[:, :, None, None] if is_matrix else value
+    return found
+
+
+def state(network: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, value.detach().contiguous()) for name, value in network.state_dict().items()]
+
+
+def configurations_of(pipeline: Any, folder: Path, keep: tuple[str, ...] = ()) -> Path:
+    """A diffusers folder of the pipeline without weights but those of `keep`."""
+    pipeline.save_pretrained(folder)
+    for file in folder.glob("*/*.safetensors"):
+        if file.parent.name not in keep:
+            file.unlink()
+    return folder
+
+
+def write(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> Path:
+    if path.suffix == ".ckpt":
+        torch.save({"state_dict": tensors}, path)
+    else:
+        write_tensors(path, {key: value.to(dtype) for key, value in tensors.items()}, {})
+    return path
+
+
+def without(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key: value for key, value in tensors.items() if not key.startswith(prefix)}

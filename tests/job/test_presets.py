@@ -1,0 +1,63 @@
+"""A preset of memory fills in what the job leaves open, and nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loractl.sections.presets import PRESETS, size, with_preset
+from loractl.sections.training import TrainMemorySection
+
+
+def model(folder: Path, pipeline: str) -> str:
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}), encoding="utf-8")
+    return str(folder)
+
+
+def resolved(said: dict[str, str], source: str) -> TrainMemorySection:
+    memory = TrainMemorySection.model_validate(said)
+    return with_preset(memory, memory.preset, source)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_what_its_table_says(preset: str, tmp_path: Path) -> None:
+    source = model(tmp_path, "StableDiffusionXLPipeline")
+    memory = resolved({"preset": preset}, source)
+    settings = PRESETS[preset]["3B"]
+    assert {key: getattr(memory, key) for key in settings} == settings
+    others = TrainMemorySection(preset=preset).model_dump(exclude=set(settings))
+    assert memory.model_dump(exclude=set(settings)) == others
+
+
+def test_keys_beside_it_win_and_none_changes_nothing(tmp_path: Path) -> None:
+    source = model(tmp_path, "StableDiffusionXLPipeline")
+    said = {"preset": "8gb", "quantize": "none", "precision": "fp32"}
+    memory = resolved(said, source)
+    assert (memory.quantize, memory.precision, memory.gradient_checkpointing) == ("none", "fp32", True)
+    plain = TrainMemorySection(phases=True)
+    assert with_preset(plain, None, source) is plain
+
+
+def test_what_it_became_is_read_again_as_the_same(tmp_path: Path) -> None:
+    memory = resolved({"preset": "12gb"}, model(tmp_path, "FluxPipeline"))
+    again = TrainMemorySection.model_validate_json(memory.model_dump_json())
+    assert with_preset(again, again.preset, "lab") == memory
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "expected"),
+    [("StableDiffusionPipeline", "1B"), ("FluxPipeline", "20B"), ("SomebodysPipeline", "20B")],
+)
+def test_the_size_is_told_by_the_folder(pipeline: str, expected: str, tmp_path: Path) -> None:
+    assert size(model(tmp_path, pipeline)) == expected
+    assert (size("lab"), size("some/name")) == ("1B", "20B")  # what can't be told from here is large
+
+
+def test_every_preset_knows_every_size_and_only_keys_there_are() -> None:
+    sizes = {frozenset(rows) for rows in PRESETS.values()}
+    assert len(sizes) == 1
+    for rows in PRESETS.values():
+        for settings in rows.values():
+            assert TrainMemorySection.model_validate(settings)
+            # what is cast or brought for a layer is kept for its backward, unless it is recomputed
+            assert settings.get("quantize") != "fp8" or settings["gradient_checkpointing"]
