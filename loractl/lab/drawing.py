@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from loractl.lab.scenes import COLORS, LANDSCAPES, WALLS, Color, Scene
 
@@ -43,16 +43,30 @@ class Pen:
         self._draw.polygon(self._points(points), fill=fill)
 
 
-def draw(scene: Scene, rng: random.Random, size: int = SIZE) -> Image.Image:
-    """The scene as an RGB picture; position, size, shades and horizon vary with `rng`."""
+def draw(scene: Scene, rng: random.Random, size: int = SIZE, border: float = 0.0) -> Image.Image:
+    """The scene as an RGB picture; position, size, shades and horizon vary with `rng`.
+
+    A `border` of paper around the subject, as wide as this share of the picture, makes a sticker of it: a style of
+    drawing that the lab's model has never seen.
+    """
     width = size * SUPERSAMPLING
     image = Image.new("RGB", (width, width))
     _draw_background(image, scene.background, rng)
     unit = width * rng.uniform(0.50, 0.60)
     center = width * (0.5 + rng.uniform(-0.08, 0.08))
     bottom = width * rng.uniform(0.82, 0.90)
+    behind = image.copy() if border else image
     _PAINTERS[scene.kind](Pen(image, center, bottom - unit, unit), scene, rng)
+    if border:
+        _cut_out(image, behind, round(border * width))
     return image.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _cut_out(image: Image.Image, behind: Image.Image, reach: int) -> None:
+    """Paper around all that was painted over what is behind, `reach` pixels wide."""
+    painted = ImageChops.difference(image, behind).convert("L").point(lambda value: 255 if value else 0)
+    grown = painted.filter(ImageFilter.MaxFilter(2 * reach + 1))
+    image.paste(PAPER, mask=ImageChops.subtract(grown, painted))
 
 
 def _shade(color: Color, rng: random.Random, spread: float = 8.0) -> Color:

@@ -6,15 +6,16 @@ from pathlib import Path
 from torch import Tensor
 
 from loractl.errors import JobError, MismatchError
-from loractl.families.sd import StableDiffusion
+from loractl.families.family import Family
 from loractl.formats import load_adapter
 from loractl.inject.inject import load_into, remove
 from loractl.inject.tokens import add_tokens, remove_tokens
+from loractl.sample.canvas import Canvas
 from loractl.sample.denoise import Request
 from loractl.tensors.adapter import Adapter
 
 
-def apply(model: StableDiffusion, path: Path, name: str, weight: float = 1.0, *, allow_pickle: bool = False) -> Adapter:
+def apply(model: Family, path: Path, name: str, weight: float = 1.0, *, allow_pickle: bool = False) -> Adapter:
     """Loads a file into the model's networks, its learned tokens into their vocabularies, and returns what it holds.
 
     The weight is for the modules: a token counts as it is written in a prompt. MismatchError when a part of the file
@@ -30,7 +31,7 @@ def apply(model: StableDiffusion, path: Path, name: str, weight: float = 1.0, *,
     return adapter
 
 
-def read(model: StableDiffusion, path: Path, allow_pickle: bool = False) -> Adapter:
+def read(model: Family, path: Path, allow_pickle: bool = False) -> Adapter:
     """An adapter for this model. MismatchError when a part of the file belongs to no network of the model."""
     adapter = load_adapter(path, model.module_paths(), allow_pickle=allow_pickle)
     strangers = sorted({*adapter.components(), *_tokens(adapter)} - set(model.components))
@@ -39,19 +40,19 @@ def read(model: StableDiffusion, path: Path, allow_pickle: bool = False) -> Adap
     return adapter
 
 
-def teach(model: StableDiffusion, adapter: Adapter) -> None:
+def teach(model: Family, adapter: Adapter) -> None:
     """Adds the adapter's learned tokens to the model's vocabularies."""
     for component, vectors in _tokens(adapter).items():
         add_tokens(model.tokenizers[component], model.components[component], vectors)
 
 
-def forget(model: StableDiffusion) -> None:
+def forget(model: Family) -> None:
     """Takes every learned token off the model."""
     for component, tokenizer in model.tokenizers.items():
         remove_tokens(tokenizer, model.components[component])
 
 
-def remove_all(model: StableDiffusion) -> None:
+def remove_all(model: Family) -> None:
     """Takes every adapter and every learned token off the model."""
     for network in model.components.values():
         remove(network)
@@ -68,15 +69,18 @@ def _tokens(adapter: Adapter) -> dict[str, dict[str, Tensor]]:
 
 
 def requests(
-    model: StableDiffusion,
+    model: Family,
     prompts: Sequence[str],
     seeds: Sequence[int],
     steps: int,
     guidance: float | None,
     size: int | None,
     negative: str,
+    scheduler: str = "",
+    clip_skip: int = 1,
+    canvas: Canvas | None = None,
 ) -> list[Request]:
     """One for each prompt and seed, the seeds of a prompt in a row; guidance and size are the model's own if None."""
     scale = model.guidance if guidance is None else guidance
-    pixels = size or model.resolution
-    return [Request(prompt, seed, steps, scale, pixels, negative) for prompt in prompts for seed in seeds]
+    shared = (steps, scale, size or model.resolution, negative, scheduler, clip_skip, canvas)
+    return [Request(prompt, seed, *shared) for prompt in prompts for seed in seeds]

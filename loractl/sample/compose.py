@@ -1,87 +1,36 @@
-"""All adapters of one network at weights that change: two engines with one result, W + Σ wᵢ·ΔWᵢ in every layer.
+"""All adapters of one network at weights that change: two engines with one result, W + Σ wᵢ·ΔWᵢ in every parameter.
 
-`Composed` puts finished weights in the place of W: the plain model's speed, one matmul of the ranks for each layer and
-weight vector, and room for the results, which a `Cache` keeps. W itself is never written to, only set aside.
+`Composed` puts finished weights in the place of W: the plain model's speed, one pass over the weights for each vector
+of weights, and room for the results, which a `Cache` keeps. While the network computes with some, those that come next
+can be formed aside. W itself is never written to, only set aside.
 `Branch` keeps the factors beside W, the ranks of all adapters in one stack, so that a change of the weights is a few
-numbers: layers with the same adapters share them.
+numbers: layers with the same adapters share them. It has place for low-rank updates alone.
 
 Under torch.compile neither recompiles when weights change: tensors take the place of tensors like them.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from loractl.device import upload
 from loractl.inject.inject import adapter, load_into, remove
-from loractl.inject.targets import injectable
+from loractl.sample.ahead import Aside, Pending
+from loractl.sample.stack import Key, Part, Plan, Stack, parameter
 from loractl.tensors.lowrank import LowRank
 
 EngineName = Literal["composed", "branch"]
 NAME = "session"  # of the stack, as an adapter of the network
-CALLS_FOR_A_COMPOSITION = 2
-"""So many runs of the denoiser must share a composition on average to make it worth its while."""
-
-Key = frozenset[Hashable]
-NOTHING: Key = frozenset()  # the key of the plain network
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One layer's updates side by side along the rank: Σ wᵢ·ΔWᵢ = up · diag(weights[slots]) · down."""
-
-    down: Tensor  # (R, in, *k) in fp32
-    up: Tensor  # (out, R, *1) in fp32, with every adapter's scale in it
-    slots: tuple[int, ...]  # (R,): which number of the weight vector is each unit's
-
-    @classmethod
-    def of(cls, parts: Sequence[tuple[int, LowRank]], device: torch.device) -> "Stack":
-        """Of updates with their slots."""
-        down = torch.cat([low.down.to(device, torch.float32) for _, low in parts])
-        up = torch.cat([low.scale * low.up.to(device, torch.float32) for _, low in parts], dim=1)
-        return cls(down, up, tuple(slot for slot, low in parts for _ in range(low.rank)))
-
-    def weights(self, vector: Sequence[float]) -> Tensor:
-        """Of the units, (R,)."""
-        return upload(torch.tensor([vector[slot] for slot in self.slots]), self.up.device)
-
-    def added_to(self, weight: Tensor, vector: Sequence[float]) -> Tensor:
-        """A new W + Σ wᵢ·ΔWᵢ (out, in, *k), summed in fp32 and rounded once."""
-        up = self.up.flatten(1) * self.weights(vector)
-        total = torch.addmm(weight.float().flatten(1), up, self.down.flatten(1))
-        return torch.empty_like(weight).copy_(total.view(weight.shape))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What acts on one network: path → stack, and for each slot of the weight vector what it stands for."""
-
-    component: str
-    stacks: Mapping[str, Stack]
-    meanings: tuple[Hashable, ...]
-    size: int  # bytes of all weights of the layers
-
-    @cached_property
-    def slots(self) -> frozenset[int]:
-        """Those that count here."""
-        return frozenset(slot for stack in self.stacks.values() for slot in stack.slots)
-
-    def key(self, vector: Sequence[float]) -> Key:
-        """The same for vectors that weigh everything here alike; empty where nothing acts."""
-        return frozenset((self.component, self.meanings[slot], vector[slot]) for slot in self.slots if vector[slot])
 
 
 class Cache:
-    """Composed weights by what they are composed of, at most `limit` bytes of them: the least recently used ones go."""
+    """Composed parts by what they are composed of, at most `limit` bytes of them: the least recently used ones go."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.used = limit, 0
-        self.formed = Counter[str]()  # by network
+        self.formed = Counter[str]()  # by network, the vectors for which anything had to be
         self._kept: OrderedDict[Key, dict[str, Tensor]] = OrderedDict()
 
     def __contains__(self, key: Key) -> bool:
@@ -112,6 +61,11 @@ class Engine(Protocol):
     def write(self, vector: Sequence[float]) -> None:
         """The network acts with these weights from now on."""
 
+    def prefetch(self, vector: Sequence[float]) -> None:
+        """Says that these come next. Nothing happens to the network; what fails is raised by the next `write` of other
+        weights than those of now.
+        """
+
     def off(self) -> None:
         """The network acts as it did without adapters, to the bit."""
 
@@ -122,59 +76,98 @@ class Engine(Protocol):
 class Composed:
     kind: EngineName = "composed"
 
-    def __init__(self, network: nn.Module, plan: Plan, cache: Cache) -> None:
-        layers = injectable(network)
-        self._parameters = {path: layers[path].weight for path in plan.stacks}
-        self._base = {path: parameter.data for path, parameter in self._parameters.items()}
-        self._plan, self._cache = plan, cache
+    def __init__(self, network: nn.Module, plan: Plan, cache: Cache, aside: Aside | None = None) -> None:
+        """Without an `aside` nothing is prefetched. `close` closes it."""
+        self._parameters = {name: parameter(network, name) for name in plan.stacks}
+        self._base = {name: each.data for name, each in self._parameters.items()}
+        self._plan, self._cache, self._aside = plan, cache, aside
+        self._placed: dict[Key, Part] = {}
+        self._pending: tuple[dict[Key, Part], Pending] | None = None
 
     def write(self, vector: Sequence[float]) -> None:
-        key = self._plan.key(vector)
-        weights = self._cache.get(key)
-        if weights is None:
-            weights = self._form(vector) if key else {}
-            self._cache.keep(key, weights)
-        self._place({**self._base, **weights})
+        keys = self._plan.keys(vector)
+        if keys.keys() == self._placed.keys():
+            return
+        self._settle()
+        found = {key: self._cache.get(key) for key in keys}
+        missing = {key: keys[key] for key, tensors in found.items() if tensors is None}
+        if missing:
+            self.off()  # or what the cache drops would stay in memory
+            self._cache.make_room(_bytes(missing))
+            found |= self._keep(missing, self._form(missing, vector))
+        ready = [tensors for tensors in found.values() if tensors is not None]
+        self._place({name: tensor for tensors in ready for name, tensor in tensors.items()})
+        self._placed = keys
+
+    def prefetch(self, vector: Sequence[float]) -> None:
+        """Begins to form what is missing, if the cache can hold it beside what is in use and what is there already."""
+        keys = self._plan.keys(vector)
+        missing = {key: part for key, part in keys.items() if key not in self._cache}
+        fits = _bytes(self._placed | keys) <= self._cache.limit
+        if self._aside is None or self._pending or not missing or not fits:
+            return
+        for key in (*keys, *self._placed):  # what is needed next or now is not what goes
+            self._cache.get(key)
+        self._cache.make_room(_bytes(missing))
+        self._pending = missing, self._aside.begin(lambda: self._form(missing, vector))
 
     def off(self) -> None:
-        self._place(self._base)
+        self._pending = None  # nobody waits for it any more
+        self._place({})
+        self._placed = {}
 
     def close(self) -> None:
         self.off()
+        if self._aside:
+            self._aside.close()
+
+    def _settle(self) -> None:
+        """What was begun is kept, whether it is what comes next or not."""
+        if self._pending:
+            (parts, work), self._pending = self._pending, None
+            self._keep(parts, work.result())
 
     @torch.no_grad()
-    def _form(self, vector: Sequence[float]) -> dict[str, Tensor]:
-        """The weights of the layers in which any adapter acts."""
-        acting = {path: stack for path, stack in self._plan.stacks.items() if any(vector[i] for i in set(stack.slots))}
-        self.off()  # or what the cache drops would stay in memory
-        self._cache.make_room(_size(self._base[path] for path in acting))
+    def _form(self, parts: Mapping[Key, Part], vector: Sequence[float]) -> dict[str, Tensor]:
+        stacks = {name: self._plan.stacks[name] for part in parts.values() for name in part.names}
+        weights = {units: one.weights(vector) for units, one in {one.units: one for one in stacks.values()}.items()}
+        return {name: one.added_to(self._base[name], vector, weights[one.units]) for name, one in stacks.items()}
+
+    def _keep(self, parts: Mapping[Key, Part], made: Mapping[str, Tensor]) -> dict[Key, dict[str, Tensor]]:
         self._cache.formed[self._plan.component] += 1
-        return {path: stack.added_to(self._base[path], vector) for path, stack in acting.items()}
+        found = {key: {name: made[name] for name in part.names} for key, part in parts.items()}
+        for key, tensors in found.items():
+            self._cache.keep(key, tensors)
+        return found
 
     def _place(self, weights: Mapping[str, Tensor]) -> None:
-        for path, parameter in self._parameters.items():
-            parameter.data = weights[path]
+        for name, each in self._parameters.items():
+            each.data = weights.get(name, self._base[name])
 
 
 class Branch:
     kind: EngineName = "branch"
 
     def __init__(self, network: nn.Module, plan: Plan) -> None:
+        """For a plan whose changes are all low-rank."""
         self._network = network
-        modules = {path: LowRank(stack.down, stack.up, len(stack.slots)) for path, stack in plan.stacks.items()}
-        load_into(network, modules, NAME)
+        stacks = {name.removesuffix(".weight"): stack for name, stack in plan.stacks.items()}
+        load_into(network, {path: LowRank(each.down, each.up, len(each.units)) for path, each in stacks.items()}, NAME)
         self._shared: dict[tuple[int, ...], tuple[Stack, Tensor]] = {}
         for path, factors in adapter(network, NAME).items():
-            stack = plan.stacks[path]
+            stack = stacks[path]
             factors.requires_grad_(False)
             _, weights = self._shared.setdefault(
-                stack.slots, (stack, torch.zeros(len(stack.slots), device=stack.up.device))
+                stack.units, (stack, torch.zeros(len(stack.units), device=stack.up.device))
             )
             factors.weight = weights.view(-1, *[1] * (stack.up.dim() - 2))  # (R, *1), one for each column of `up`
 
     def write(self, vector: Sequence[float]) -> None:
         for stack, weights in self._shared.values():
             weights.copy_(stack.weights(vector))
+
+    def prefetch(self, vector: Sequence[float]) -> None:
+        """A few numbers are no work to begin early."""
 
     def off(self) -> None:
         for _, weights in self._shared.values():
@@ -184,13 +177,21 @@ class Branch:
         remove(self._network, NAME)
 
 
-def choose(vectors: int, fresh: int, calls: int, size: int, room: int) -> EngineName:
-    """The engine for so many calls of a denoiser with so many weight vectors, of which `fresh` are not composed yet.
+def choose(vectors: int, size: int, room: int) -> EngineName:
+    """The engine for a run with so many vectors of weights, of `size` bytes each, with `room` for composed weights:
+    composed where the one in use and the next one fit.
 
-    Composed weights must fit, `size` bytes for each vector, and enough calls must share what is formed.
+    Even when every call has weights of its own: for a layer (out, in) a composition is one pass over out · in entries
+    with R products each, a branch in + out entries for each of the T places of a picture with R products each, that is
+    T · (in + out) / (in · out) times as much, 2 T / width, in every call. At the sizes pictures are made T is a
+    multiple of the width but in the innermost blocks, and small layers have no branch at all: they sum their weights
+    in every call (`inject.layers`), and keep nothing.
     """
-    fits = vectors * size <= room
-    return "composed" if fits and (fresh <= 1 or fresh * CALLS_FOR_A_COMPOSITION <= calls) else "branch"
+    return "composed" if min(vectors, 2) * size <= room else "branch"
+
+
+def _bytes(parts: Mapping[Key, Part]) -> int:
+    return sum(part.size for part in parts.values())
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

@@ -2,16 +2,24 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from PIL import Image
 
+from loractl.sample.canvas import Canvas
+from loractl.sample.task import canvas_arguments, skipping, task_pipeline
+
+After = Callable[[int, int], None]
+
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to be made; size in pixels."""
+    """One picture to be made; size in pixels.
+
+    `scheduler` is of SAMPLERS, or empty for the model's own; `clip_skip` 1 reads the text encoder's last layer.
+    """
 
     prompt: str
     seed: int
@@ -19,6 +27,14 @@ class Request:
     guidance: float
     size: int
     negative: str = ""
+    scheduler: str = ""
+    clip_skip: int = 1
+    canvas: Canvas | None = None
+
+    @property
+    def steps_run(self) -> int:
+        """How many of the steps are run: with a canvas the last ones."""
+        return self.steps if self.canvas is None else self.canvas.steps(self.steps)
 
 
 class Turns:
@@ -47,45 +63,70 @@ class Turns:
 
 
 def render(
-    pipeline: Any, requests: Sequence[Request], batch_size: int = 4, on_step: Callable[[int, int], None] | None = None
+    pipeline: Any, requests: Sequence[Request], batch_size: int = 4, on_step: After | None = None
 ) -> Iterator[Image.Image]:
     """The pictures of the requests, in order. `on_step(done, total)` is called after every denoising step.
 
     Requests that follow one another and differ in prompt and seed alone are rendered together.
     """
-    total, done = sum(request.steps for request in requests), 0
+
+    def make(batch: Sequence[Request], after: After) -> list[Image.Image]:
+        return render_batch(pipeline_for(pipeline, batch[0]), batch, after)
+
+    return in_batches(make, requests, batch_size, on_step)
+
+
+def in_batches(
+    make: Callable[[Sequence[Request], After], list[Image.Image]],
+    requests: Sequence[Request],
+    batch_size: int,
+    on_step: After | None,
+) -> Iterator[Image.Image]:
+    """The pictures that `make(batch, after)` gives. Of turns of a batch `on_step` hears as steps of all pictures."""
+    total, done = sum(request.steps_run for request in requests), 0
     for batch in batches(requests, batch_size):
-        steps = batch[0].steps * len(batch)
+        steps = batch[0].steps_run * len(batch)
 
         def after(turn: int, turns: int, base: int = done, steps: int = steps) -> None:
             if on_step:
                 on_step(base + steps * turn // turns, total)
 
-        yield from render_batch(pipeline, batch, after)
+        yield from make(batch, after)
         done += steps
 
 
-def render_batch(pipeline: Any, batch: Sequence[Request], after: Callable[[int, int], None]) -> list[Image.Image]:
-    """The pictures of requests that differ in prompts and seed alone. `after(turn, turns)` is called at the end of each
-    turn of the pipeline's loop: one for a step, or two with Heun's method and its kin.
+def pipeline_for(pipeline: Any, request: Request) -> Any:
+    """The pipeline that makes such a picture, out of the networks of this one."""
+    return task_pipeline(pipeline, request.canvas, request.scheduler)
+
+
+def render_batch(
+    pipeline: Any, batch: Sequence[Request], after: After, say: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> list[Image.Image]:
+    """The pictures of requests that differ in prompts and seed alone, from the pipeline for them. `after(turn, turns)`
+    is called at the end of each turn of its loop: one for a step, or two with Heun's method and its kin. `say` puts
+    what Stable Diffusion would be told into the words of the pipeline's family.
     """
     first = batch[0]
+    canvas = first.canvas and first.canvas.fitted(first.size)
 
     def at_end(pipe: Any, turn: int, _: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         after(turn + 1, pipe.num_timesteps)
         return kwargs
 
-    pictures: list[Image.Image] = pipeline(
-        prompt=[request.prompt for request in batch],
-        negative_prompt=[request.negative for request in batch],
-        num_inference_steps=first.steps,
-        guidance_scale=first.guidance,
-        height=first.size,
-        width=first.size,
-        generator=[torch.Generator().manual_seed(request.seed) for request in batch],
-        callback_on_step_end=at_end,
-    ).images
-    return pictures
+    with skipping(pipeline, first.clip_skip) as skips:
+        wanted = {
+            "prompt": [request.prompt for request in batch],
+            "negative_prompt": [request.negative for request in batch],
+            "num_inference_steps": first.steps,
+            "guidance_scale": first.guidance,
+            "generator": [torch.Generator().manual_seed(request.seed) for request in batch],
+            "callback_on_step_end": at_end,
+            **canvas_arguments(pipeline, canvas, first.size, len(batch)),
+            **skips,
+        }
+        pictures: list[Image.Image] = pipeline(**say(wanted)).images
+    return [canvas.finish(picture) for picture in pictures] if canvas else pictures
 
 
 def batches(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
@@ -100,5 +141,5 @@ def batches(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
         yield batch
 
 
-def _shared(request: Request) -> dict[str, Any]:
-    return {name: value for name, value in asdict(request).items() if name not in ("prompt", "seed", "negative")}
+def _shared(request: Request) -> Request:
+    return replace(request, prompt="", seed=0, negative="")

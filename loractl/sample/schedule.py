@@ -91,12 +91,10 @@ def run_moments(scheduler: Any, turns: int, path: DiffusionPath) -> list[Moment]
 
     `scheduler` is diffusers', after its timesteps have been set.
     """
-    timesteps = [float(t) for t in scheduler.timesteps]
-    steps = steps_of_turns(len(timesteps), int(scheduler.num_inference_steps), int(scheduler.order))[-turns:]
+    levels = noise_levels(scheduler, path)
+    steps = steps_of_turns(len(levels), int(scheduler.num_inference_steps), int(scheduler.order))[-turns:]
     count = steps[-1] - steps[0] + 1
-    return [
-        Moment(step - steps[0], count, noise_level(path, t)) for step, t in zip(steps, timesteps[-turns:], strict=True)
-    ]
+    return [Moment(step - steps[0], count, level) for step, level in zip(steps, levels[-turns:], strict=True)]
 
 
 def steps_of_turns(turns: int, steps: int, order: int) -> list[int]:
@@ -110,6 +108,13 @@ def steps_of_turns(turns: int, steps: int, order: int) -> list[int]:
     first = {1: [2], 9: [4, 4, 4]}.get(turns - steps, [])
     counts = first + [1] * (steps - len(first))
     return [step for step, count in enumerate(counts) for _ in range(count)]
+
+
+def noise_levels(scheduler: Any, path: DiffusionPath) -> list[float]:
+    """σ at each turn. EDM's samplers (Karras et al. 2022) have no steps of a noise path for their times, but say σ."""
+    if "sigma_data" in scheduler.config:
+        return [float(sigma) for sigma in scheduler.sigmas[: len(scheduler.timesteps)]]
+    return [noise_level(path, float(t)) for t in scheduler.timesteps]
 
 
 def noise_level(path: DiffusionPath, t: float) -> float:

@@ -5,30 +5,32 @@
         pictures = session.generate("a picture of a sks critter in the snow", seeds=[1, 2])
         session.set_weights({"face": 0.5})
 
+Everything that a file changes takes part: low-rank updates, whole differences, those of biases and norms, DoRA.
 Between runs the networks give the plain model's output, to the bit; `close` puts back the very layers as well. Nobody
 else may change or move their weights meanwhile.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from PIL import Image
 from torch import nn
 
 from loractl.errors import JobError, MismatchError
-from loractl.families.sd import StableDiffusion
-from loractl.inject.inject import fitting_layers
-from loractl.inject.targets import injectable
-from loractl.sample.adapted import forget, read, requests, teach
-from loractl.sample.compose import NOTHING, Branch, Cache, Composed, Engine, EngineName, Plan, Stack, choose
-from loractl.sample.denoise import Request, Turns, batches, render_batch
-from loractl.sample.schedule import Moment, Use, in_layers, run_moments
+from loractl.families.family import Family
+from loractl.formats import load_adapter
+from loractl.sample.adapted import forget, requests, teach
+from loractl.sample.ahead import aside
+from loractl.sample.compose import Branch, Cache, Composed, Engine, EngineName, choose
+from loractl.sample.denoise import Request, Turns, in_batches, pipeline_for, render_batch
+from loractl.sample.held import Held, check, check_patterns, make_plan, strangers, vector
+from loractl.sample.schedule import Moment, Use, run_moments
+from loractl.sample.stack import Plan
 from loractl.tensors.adapter import Adapter
-from loractl.tensors.lowrank import LowRank
 
 CACHE_BYTES = 2 * 10**9
 OnStep = Callable[[int, int], None]
@@ -46,24 +48,22 @@ class Run:
     strengths: list[Mapping[str, float]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Held:
-    adapter: Adapter
-    components: Sequence[str]  # that it changes
-    use: Use
-    number: int  # no other adapter of this session ever has it
-
-
 class Session:
     """`runs` grows by one for each batch of pictures."""
 
     def __init__(
-        self, model: StableDiffusion, engine: Literal["auto"] | EngineName = "auto", cache_bytes: int = CACHE_BYTES
+        self,
+        model: Family,
+        engine: Literal["auto"] | EngineName = "auto",
+        cache_bytes: int = CACHE_BYTES,
+        prefetch: bool | None = None,
     ) -> None:
-        """At most `cache_bytes` of composed weights are kept; more than that, and "auto" takes the branch."""
+        """At most `cache_bytes` of composed weights are kept. Those of the next step are formed while the present one
+        runs if `prefetch` says so or, where it is None, if a GPU or an idle core can do it.
+        """
         self.model, self.runs = model, list[Run]()
-        self._wanted, self._cache = engine, Cache(cache_bytes)
-        self._held: dict[str, _Held] = {}
+        self._wanted, self._cache, self._prefetch = engine, Cache(cache_bytes), prefetch
+        self._held: dict[str, Held] = {}
         self._added = 0
         self._plans: dict[str, Plan] = {}
         self._engines: dict[str, Engine] = {}
@@ -77,24 +77,25 @@ class Session:
     def add(self, name: str, adapter: Path | Adapter, use: Use = Use(), *, allow_pickle: bool = False) -> Adapter:
         """Takes up an adapter, or a file of one, with its learned tokens, and returns it.
 
-        JobError for a name that is taken; MismatchError for what does not fit the model, or a pattern that fits no
-        layer. Then nothing has changed.
+        JobError for a name that is taken, or a change that is no low-rank one where the branch is forced; MismatchError
+        for what does not fit the model, or a pattern that fits no layer. Then nothing has changed.
         """
         if name in self._held:
             raise JobError(f'the session has an adapter "{name}" already: drop it first, or give this one another name')
-        where = f"{adapter}: " if isinstance(adapter, Path) else ""
-        found = read(self.model, adapter, allow_pickle) if isinstance(adapter, Path) else adapter
+        paths, called = self.model.module_paths(), str(adapter) if isinstance(adapter, Path) else "the adapter"
+        if isinstance(adapter, Path):
+            adapter = load_adapter(adapter, paths, allow_pickle=allow_pickle, whole=True)
+        if unknown := strangers(adapter, self.model.components):
+            raise MismatchError(f"{called} adapts {', '.join(unknown)}, which this model does not have")
         try:
-            _check_patterns(found, use)
-            for component in found.components():
-                fitting_layers(self._network(component), found.component(component))
-            teach(self.model, found)
+            check(adapter, use, self.model.components, self._wanted == "branch")
+            teach(self.model, adapter)
         except (JobError, MismatchError) as error:
-            raise type(error)(f"{where}{error}") from error
+            raise type(error)(f"{called}: {error}") from error
         self._added += 1
-        self._held[name] = _Held(found, found.components(), use, self._added)
+        self._held[name] = Held(adapter, use, self._added)
         self._rearrange()
-        return found
+        return adapter
 
     def drop(self, name: str) -> None:
         """Forgets an adapter and its tokens; during a run, from the next step on."""
@@ -114,7 +115,7 @@ class Session:
         held = {name: self._known(name) for name in uses}
         for name, use in uses.items():
             if isinstance(use, Use):
-                _check_patterns(held[name].adapter, use)
+                check_patterns(held[name].adapter, use)
         for name, use in uses.items():
             before = held[name].use
             self._held[name] = replace(held[name], use=use if isinstance(use, Use) else replace(before, weight=use))
@@ -140,16 +141,7 @@ class Session:
         self, wanted: Sequence[Request], batch_size: int = 4, on_step: OnStep | None = None
     ) -> Iterator[Image.Image]:
         """The pictures of the requests, in order. `on_step(done, total)` is called after every denoising step."""
-        total, done = sum(request.steps for request in wanted), 0
-        for batch in batches(wanted, batch_size):
-            steps = batch[0].steps * len(batch)
-
-            def after(turn: int, turns: int, base: int = done, steps: int = steps) -> None:
-                if on_step:
-                    on_step(base + steps * turn // turns, total)
-
-            yield from self._run(batch, after)
-            done += steps
+        return in_batches(self._run, wanted, batch_size, on_step)
 
     @property
     def compositions(self) -> int:
@@ -166,7 +158,8 @@ class Session:
     def _run(self, batch: Sequence[Request], after: Callable[[int, int], None]) -> list[Image.Image]:
         """The pictures of one run of the pipeline, of which `after(turn, turns)` hears every turn."""
         run = Run(batch)
-        turns = Turns(partial(self._ahead, run))
+        pipeline = pipeline_for(self.model.pipeline, batch[0])
+        turns = Turns(partial(self._ahead, run, pipeline))
 
         def at_end(turn: int, of: int) -> None:
             turns.turn = turn
@@ -176,16 +169,16 @@ class Session:
             for name in self.model.text_encoder_names:
                 self._write(name, "branch" if self._wanted == "branch" else "composed", None)
             with turns.watching(self.model.denoiser):
-                pictures = render_batch(self.model.pipeline, batch, at_end)
+                pictures = render_batch(pipeline, batch, at_end, self.model.arguments)
         finally:
             for engine in self._engines.values():
                 engine.off()
         self.runs.append(run)
         return pictures
 
-    def _ahead(self, run: Run, turn: int) -> None:
-        """Before the denoiser's turn."""
-        name, pipeline = self.model.denoiser_name, self.model.pipeline
+    def _ahead(self, run: Run, pipeline: Any, turn: int) -> None:
+        """Before the denoiser's turn in a run of this pipeline."""
+        name = self.model.denoiser_name
         if turn == 0:
             path = self.model.path.to(torch.device("cpu"))
             run.moments = run_moments(pipeline.scheduler, pipeline.num_timesteps, path)
@@ -193,6 +186,8 @@ class Session:
         moment = run.moments[turn]
         self._write(name, run.engine, moment)
         run.strengths.append(self._said(name, moment))
+        if name in self._engines and turn + 1 < len(run.moments):
+            self._engines[name].prefetch(self._vector(run.moments[turn + 1]))
 
     def _said(self, component: str, moment: Moment) -> dict[str, float]:
         """The strengths under their names, as a `Run` keeps them."""
@@ -208,15 +203,17 @@ class Session:
         plan = self._plan(self.model.denoiser_name)
         if self._wanted != "auto":
             return self._wanted
-        keys = {plan.key(self._vector(moment)) for moment in moments} - {NOTHING}
-        known = sum(key in self._cache for key in keys)
-        return choose(len(keys), len(keys) - known, len(moments), plan.size, self._cache.limit)
+        if not plan.is_low_rank:
+            return "composed"
+        vectors = {frozenset(plan.keys(self._vector(moment))) for moment in moments} - {frozenset()}
+        return choose(len(vectors), plan.size, self._cache.limit)
 
     def _write(self, component: str, kind: EngineName, moment: Moment | None) -> None:
         """Makes a network act as the adapters shall at this moment, or before the run."""
         plan = self._plan(component)
         if plan.stacks:
-            self._engine(plan, kind).write(self._vector(moment))
+            able = kind if plan.is_low_rank else "composed"  # an adapter may have come during the run
+            self._engine(plan, able).write(self._vector(moment))
 
     def _engine(self, plan: Plan, kind: EngineName) -> Engine:
         """The network's engine, which takes the place of one of the other kind."""
@@ -224,31 +221,25 @@ class Session:
         if name not in self._engines or self._engines[name].kind != kind:
             if name in self._engines:
                 self._engines.pop(name).close()
-            network = self._network(name)
-            self._engines[name] = Branch(network, plan) if kind == "branch" else Composed(network, plan, self._cache)
+            self._engines[name] = self._made(plan, kind)
         return self._engines[name]
 
+    def _made(self, plan: Plan, kind: EngineName) -> Engine:
+        network = self._network(plan.component)
+        if kind == "branch":
+            return Branch(network, plan)
+        runs_in_steps = plan.component == self.model.denoiser_name
+        beside = aside(next(network.parameters()).device, self._prefetch) if runs_in_steps else None
+        return Composed(network, plan, self._cache, beside)
+
     def _vector(self, moment: Moment | None) -> list[float]:
-        """The strengths of all adapters, one after the other."""
-        return [strength for held in self._held.values() for strength in held.use.strengths(moment)]
+        return vector(self._held.values(), moment)
 
     def _plan(self, component: str) -> Plan:
         """What the adapters do to a network; made once for as long as they stay."""
         if component not in self._plans:
-            self._plans[component] = self._planned(component)
+            self._plans[component] = make_plan(component, self._network(component), self._held.values())
         return self._plans[component]
-
-    def _planned(self, component: str) -> Plan:
-        parts: dict[str, list[tuple[int, LowRank]]] = {}
-        meanings: list[Hashable] = []
-        for held in self._held.values():
-            for path, low in held.adapter.component(component).items():
-                slot = len(meanings) + held.use.group(f"{component}.{path}")
-                parts.setdefault(path, []).append((slot, low))
-            meanings += [(held.number, tuple(held.use.layers), group) for group in range(len(held.use.layers) + 1)]
-        layers = injectable(self._network(component))
-        stacks = {path: Stack.of(each, layers[path].weight.device) for path, each in parts.items()}
-        return Plan(component, stacks, tuple(meanings), sum(layers[path].weight.nbytes for path in stacks))
 
     def _rearrange(self) -> None:
         """After a change of what is there: the networks are the plain ones until they are needed again."""
@@ -260,15 +251,8 @@ class Session:
     def _network(self, component: str) -> nn.Module:
         return self.model.components[component]
 
-    def _known(self, name: str) -> _Held:
+    def _known(self, name: str) -> Held:
         if name not in self._held:
             there = ", ".join(self._held) or "none"
             raise JobError(f'the session has no adapter "{name}"; it has {there}')
         return self._held[name]
-
-
-def _check_patterns(adapter: Adapter, use: Use) -> None:
-    """MismatchError when a pattern is for no module of the adapter."""
-    for pattern in use.layers:
-        if not any(in_layers(path, pattern) for path in adapter.modules):
-            raise MismatchError(f'no module of the adapter matches "{pattern}": correct the pattern or remove it')

@@ -17,7 +17,8 @@ def grid(
     x: Annotated[
         str,
         Option(
-            help="from left to right: weight=0:1:0.25, seed=1..4, steps=5,10, guidance=1..7, adapter=A,B, prompt=A,B"
+            help="from left to right: weight=0:1:0.25, seed=1..4, steps=5,10, guidance=1..7, adapter=A,B, prompt=A,B, "
+            "checkpoint=FOLDER of a run, schedule=1/0:1,0.5:0/linear:0:1,1:0"
         ),
     ],
     prompt: Annotated[

@@ -1,8 +1,7 @@
 """Carries out a grid job: renders what is missing of its pictures, then makes them into tables and a page."""
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -10,56 +9,61 @@ from PIL import Image
 from loractl.device import pick_device, pick_dtype, require_determinism
 from loractl.events import Emit, Progress, Wrote
 from loractl.families.pipeline import load_model
-from loractl.families.sd import StableDiffusion
-from loractl.inject.inject import set_weight
 from loractl.method import Outcome
-from loractl.sample.adapted import apply, remove_all
 from loractl.sample.axes import draw_table
-from loractl.sample.denoise import render
 from loractl.sample.page import page
-from loractl.sample.picture import save_png, settings_texts
-from loractl_grid.shots import BATCH, Shot, Uses, axes, batches, plan
+from loractl.sample.picture import is_made, said, save_png, settings_texts
+from loractl.sample.schedule import Schedule, Use
+from loractl.sample.session import Session
+from loractl.sample.stack import changed_networks
+from loractl.sample.task import sampler_label
+from loractl.sections.schedules import ScheduleSection, parsed
+from loractl_grid.shots import BATCH, Shot, Uses, Worn, axes, batches, plan
 from loractl_grid.spec import FILES, GridSpec
 
 SMALLEST = 128  # pixels of a picture in a table
 
 
 class Wardrobe:
-    """The adapters on a model, changed only where a picture needs others."""
+    """The adapters on a model, taken up and dropped only where a picture needs others."""
 
-    def __init__(self, model: StableDiffusion, allow_pickle: bool) -> None:
-        self.model, self.allow_pickle = model, allow_pickle
-        self.files: tuple[Path, ...] = ()
-        self.parts: list[list[str]] = []  # the networks that each of the files adapts
+    def __init__(self, session: Session, allow_pickle: bool) -> None:
+        self.session, self.allow_pickle = session, allow_pickle
+        self.worn: dict[str, Path] = {}
+        self.changing: set[str] = set()  # those that change a network; others have learned tokens alone
         self.hashes: dict[Path, str] = {}
 
     def wear(self, uses: Uses) -> None:
-        files = tuple(file for file, _ in uses)
-        if files != self.files:
-            remove_all(self.model)
-            self.parts = [self._put_on(number, file) for number, file in enumerate(files)]
-            self.files = files
-        for number, (_, weight) in enumerate(uses):
-            for part in self.parts[number]:
-                set_weight(self.model.components[part], weight, f"adapter{number}")
+        files = {f"adapter{number}": use.file for number, use in enumerate(uses)}
+        if files != self.worn:
+            for name in self.worn:
+                self.session.drop(name)
+            self.worn, self.changing = {}, set()
+            for name, file in files.items():
+                self._put_on(name, file)
+        self.session.set_weights({name: _use(use) for name, use in zip(self.worn, uses, strict=True)})
 
     def weights(self, uses: Uses) -> dict[str, float]:
-        """Of the worn files that adapt a network, by their names; others have learned tokens alone."""
-        return {file.stem: weight for parts, (file, weight) in zip(self.parts, uses, strict=True) if parts}
+        """Of the worn files that change a network, by their names."""
+        named = zip(self.worn, uses, strict=True)
+        return {use.file.stem: use.weight for name, use in named if name in self.changing}
 
-    def _put_on(self, number: int, file: Path) -> list[str]:
-        adapter = apply(self.model, file, f"adapter{number}", allow_pickle=self.allow_pickle)
+    def _put_on(self, name: str, file: Path) -> None:
+        adapter = self.session.add(name, file, allow_pickle=self.allow_pickle)
+        self.worn[name] = file
+        if changed_networks(adapter):
+            self.changing.add(name)
         with file.open("rb") as content:
             self.hashes[file] = hashlib.file_digest(content, "sha256").hexdigest()
-        return adapter.components()
 
 
 def run(spec: GridSpec, emit: Emit) -> Outcome:
     require_determinism()
     device = pick_device(spec.memory.device)
-    model = load_model(spec.model.source, device, pick_dtype(spec.memory.precision, device), spec.model.revision)
+    model = load_model(spec.model.source, device, pick_dtype(spec.memory.precision, device), **spec.model.loading)
     shots = plan(spec, model)
-    made = make_pictures(spec, model, shots, emit)
+    with Session(model) as session:
+        made = make_pictures(spec, session, shots, emit)
     files = write_tables(spec, shots)
     files["page"] = write_page(spec, shots)
     for name, file in files.items():
@@ -67,9 +71,9 @@ def run(spec: GridSpec, emit: Emit) -> Outcome:
     return Outcome(files, {"pictures": len(shots), "made": made})
 
 
-def make_pictures(spec: GridSpec, model: StableDiffusion, shots: Sequence[Shot], emit: Emit) -> int:
+def make_pictures(spec: GridSpec, session: Session, shots: Sequence[Shot], emit: Emit) -> int:
     """Renders and writes what is not there yet; returns how many pictures that were."""
-    wardrobe, groups = Wardrobe(model, spec.allow_pickle), batches(shots)
+    wardrobe, groups = Wardrobe(session, spec.allow_pickle), batches(shots)
     for group in groups:
         wardrobe.wear(group[0].uses)  # a file that does not fit is found before the first picture is made
     done, total, made = 0, sum(shot.request.steps for shot in shots), 0
@@ -79,7 +83,7 @@ def make_pictures(spec: GridSpec, model: StableDiffusion, shots: Sequence[Shot],
         missing = {shot for shot in group if not is_made(shot.file, texts[shot])}
         if missing:
             wanted = [shot.request for shot in group]
-            pictures = render(model.pipeline, wanted, BATCH, _reporter(emit, done, total))
+            pictures = session.render(wanted, BATCH, _reporter(emit, done, total))
             for shot, picture in zip(group, pictures, strict=True):
                 if shot in missing:
                     emit(Wrote(save_png(shot.file, picture, texts[shot]), "picture"))
@@ -91,24 +95,14 @@ def make_pictures(spec: GridSpec, model: StableDiffusion, shots: Sequence[Shot],
 
 def settings(spec: GridSpec, wardrobe: Wardrobe, shot: Shot) -> dict[str, str]:
     """The texts of a picture's file: an adapter counts by its content, since a file may change under its name."""
-    scheduler = type(wardrobe.model.scheduler).__name__
-    texts = settings_texts(shot.request, spec.model.source, wardrobe.weights(shot.uses), scheduler)
-    told = {
-        "files": [{"name": file.name, "weight": w, "sha256": wardrobe.hashes[file]} for file, w in shot.uses],
+    model = wardrobe.session.model
+    details = {
+        "files": [_told(use, wardrobe.hashes[use.file]) for use in shot.uses],
         "revision": spec.model.revision,
-        "precision": str(wardrobe.model.dtype).removeprefix("torch."),
+        "precision": str(model.dtype).removeprefix("torch."),
     }
-    return texts | {"loractl": json.dumps(json.loads(texts["loractl"]) | told, sort_keys=True)}
-
-
-def is_made(file: Path, texts: Mapping[str, str]) -> bool:
-    """Whether the file is a whole picture of these very settings."""
-    try:
-        with Image.open(file) as picture:
-            picture.load()
-            return picture.info.get("loractl") == texts["loractl"]
-    except (OSError, SyntaxError):  # what Pillow raises for no picture, and for a broken PNG
-        return False
+    scheduler = sampler_label(model.scheduler)
+    return settings_texts(shot.request, spec.model.source, wardrobe.weights(shot.uses), scheduler, details=details)
 
 
 def write_tables(spec: GridSpec, shots: Sequence[Shot]) -> dict[str, Path]:
@@ -134,10 +128,23 @@ def write_page(spec: GridSpec, shots: Sequence[Shot]) -> Path:
 def common(spec: GridSpec, shot: Shot) -> dict[str, object]:
     """What is the same in all pictures, by its name; without folders, since the page may be published."""
     source, kinds = Path(spec.model.source), spec.grid.kinds
-    facts = {"model": source.name if source.is_absolute() else spec.model.source, **vars(shot.request)}
+    facts = {"model": source.name if source.is_absolute() else spec.model.source, **said(shot.request)}
     vary = "weight" in kinds and not kinds & FILES
     facts["adapters"] = ", ".join(use.path.stem + f" {use.weight:g}" * (not vary) for use in spec.adapters)
     return {name: value for name, value in facts.items() if value != "" and name not in kinds}
+
+
+def _use(worn: Worn) -> Use:
+    """As a session takes it."""
+    if not worn.schedule:
+        return Use(worn.weight)
+    section = ScheduleSection.model_validate(parsed(worn.schedule))
+    return Use(worn.weight, Schedule(section.points, section.over, section.shape))
+
+
+def _told(worn: Worn, sha256: str) -> dict[str, str | float]:
+    told: dict[str, str | float] = {"name": worn.file.name, "weight": worn.weight, "sha256": sha256}
+    return told | ({"schedule": worn.schedule} if worn.schedule else {})
 
 
 def _reporter(emit: Emit, done: int, total: int) -> Callable[[int, int], None]:

@@ -6,19 +6,30 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
-from loractl.families.sd import StableDiffusion
+from loractl.families.family import Family
 from loractl.sample.adapted import requests
 from loractl.sample.axes import Axis, short_names
 from loractl.sample.denoise import Request
 from loractl_grid.spec import FILES, Choice, GridSpec
 
 BATCH = 4
-Uses = tuple[tuple[Path, float], ...]
+
+
+@dataclass(frozen=True, order=True)
+class Worn:
+    """An adapter's file and how it is used; the schedule in its short form, empty where there is none."""
+
+    file: Path
+    weight: float
+    schedule: str = ""
+
+
+Uses = tuple[Worn, ...]
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture of the table: its file, what is asked for, and the adapters' files with their weights."""
+    """One picture of the table: its file, what is asked for, and what is worn."""
 
     file: Path
     request: Request
@@ -29,7 +40,7 @@ class Shot:
         return self.uses, self.request.steps, self.request.guidance
 
 
-def plan(spec: GridSpec, model: StableDiffusion) -> list[Shot]:
+def plan(spec: GridSpec, model: Family) -> list[Shot]:
     """A shot for each place of the table, x fastest, z slowest."""
     choices = [choice or Choice("", (None,)) for choice in reversed(spec.grid.choices)]
     shots = []
@@ -62,15 +73,17 @@ def _axis(choice: Choice) -> Axis:
     return Axis(choice.kind, tuple(f"{value:g}" if isinstance(value, float) else str(value) for value in choice.values))
 
 
-def _request(model: StableDiffusion, said: dict[str, Any]) -> Request:
+def _request(model: Family, said: dict[str, Any]) -> Request:
     prompt, seed, steps, guidance = (said[name] for name in ("prompt", "seed", "steps", "guidance"))
     (request,) = requests(model, [prompt], [seed], steps, guidance, said["size"], said["negative"])
     return request
 
 
 def _uses(spec: GridSpec, said: dict[str, Any]) -> Uses:
-    """An axis of weights is for the file on another axis if there is one, else for all adapters."""
-    weight, file = said.get("weight"), said.get("adapter") or said.get("checkpoint")
+    """Axes of weights and schedules are for the file on another axis if there is one, else for all adapters."""
+    weight, schedule = said.get("weight"), str(said.get("schedule", ""))
+    file = said.get("adapter") or said.get("checkpoint")
     if file is not None:
-        return (*((use.path, use.weight) for use in spec.adapters), (file, 1.0 if weight is None else weight))
-    return tuple((use.path, use.weight if weight is None else weight) for use in spec.adapters)
+        own = (Worn(use.path, use.weight) for use in spec.adapters)
+        return (*own, Worn(file, 1.0 if weight is None else weight, schedule))
+    return tuple(Worn(use.path, use.weight if weight is None else weight, schedule) for use in spec.adapters)

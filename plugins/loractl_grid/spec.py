@@ -1,13 +1,17 @@
 """What a grid job may say."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from loractl.ranges import numbers
+from loractl.sections.schedules import Schedule
 from loractl.specs import AdapterUse, Finite, InputPath, MemorySection, Model, Positive, Section, Spec, Weight
-from loractl_grid.ranges import numbers
+from loractl_grid.checkpoints import written
 
 T = TypeVar("T")
+STRENGTHS = {"weight", "schedule"}  # the axes that say how adapters are used
 FILES = {"adapter", "checkpoint"}  # the axes whose values are adapters' files
 
 
@@ -25,8 +29,20 @@ def _expanded(value: Any) -> Any:
     return numbers(value) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
+def _parted(value: Any) -> Any:
+    """Schedules in one text, which have commas and colons themselves."""
+    return tuple(value.split("/") if isinstance(value, str) else value) if isinstance(value, str | list) else value
+
+
+def _written(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Of a folder all that its run wrote."""
+    return tuple(file for path in paths for file in (written(path) if path.is_dir() else (path,)))
+
+
 Distinct = Annotated[tuple[T, ...], AfterValidator(_distinct)]
 Numbers = Annotated[Distinct[T], BeforeValidator(_expanded, json_schema_input_type=str | tuple[float, ...])]
+Schedules = Annotated[Distinct[Schedule], BeforeValidator(_parted, json_schema_input_type=str | tuple[Schedule, ...])]
+Checkpoints = Annotated[tuple[InputPath, ...], AfterValidator(_written), AfterValidator(_distinct)]
 
 
 class Choice(NamedTuple):
@@ -44,13 +60,21 @@ class AxisSection(Section):
         description='of the files on another axis, or else of all adapters; like all numbers here a list, or "1..4", '
         '"0:1:0.25" (from, to, step), "1,5"',
     )
+    schedule: Schedules | None = Field(
+        None,
+        description="of the same adapters, what the weight is multiplied by along the run: a list of tables as "
+        'adapters have them in a job of infer, or of texts such as "0:1,0.5:0" (1 in the first half, then 0), '
+        '"linear:0:1,1:0" and "1"; or all in one text with / between them',
+    )
     seed: Numbers[Annotated[int, Field(ge=0)]] | None = Field(None, description="seeds of the pictures")
     prompt: Distinct[str] | None = Field(None, description="what the pictures show")
     steps: Numbers[Positive] | None = Field(None, description="denoising steps")
     guidance: Numbers[Weight] | None = Field(None, description="classifier-free guidance scales")
     adapter: Distinct[InputPath] | None = Field(None, description="files, each added to adapters in its turn")
-    checkpoint: Distinct[InputPath] | None = Field(
-        None, description="the same under another name, for the adapters that a run wrote on its way"
+    checkpoint: Checkpoints | None = Field(
+        None,
+        description="the same under another name, for the adapters that a run wrote on its way; its folder stands for "
+        "all of them in their order",
     )
 
     @model_validator(mode="after")
@@ -118,6 +142,7 @@ class GridSpec(Spec):
         kinds = self.grid.kinds
         if self.sample.prompt is None and "prompt" not in kinds:
             raise ValueError("say what the pictures show: sample.prompt, or prompt along an axis")
-        if "weight" in kinds and not self.adapters and not kinds & FILES:
-            raise ValueError("an axis of weights needs adapters, or their files along another axis")
+        if kinds & STRENGTHS and not self.adapters and not kinds & FILES:
+            what = "weights" if "weight" in kinds else "schedules"
+            raise ValueError(f"an axis of {what} needs adapters, or their files along another axis")
         return self

@@ -39,3 +39,9 @@ def _number(text: str, tag: str) -> float:
     if not isfinite(weight):
         raise ValueError(f"<lora:{tag}> should be like <lora:name:0.8>, and {text!r} is no number")
     return weight
+
+
+def spoken(token: str, text: str) -> bool:
+    """Whether a learned token is in a text: as a whole word, unless it is in < >."""
+    word = re.escape(token) if token.startswith("<") else rf"(?<!\w){re.escape(token)}(?!\w)"
+    return re.search(word, text) is not None

@@ -1,67 +1,14 @@
 """What an inference job may say."""
 
 from collections import Counter
-from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from loractl.specs import AdapterUse, Finite, MemorySection, Model, PromptedSampleSection, Section, Spec
+from loractl.sections.schedules import Schedule
+from loractl.specs import AdapterUse, Finite, MemorySection, Model, Section, Spec
 from loractl_infer.prompts import Prompt, parse_prompt
-
-
-def _as_tuples(value: Any) -> Any:
-    """Behind the validator of the short form values are not JSON any more, and strict about what they are."""
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
-
-
-class ScheduleSection(Section):
-    points: Annotated[tuple[tuple[Finite, Finite], ...], BeforeValidator(_as_tuples)] = Field(
-        min_length=1, description="[place, value] in rising order of the places; outside, the first and the last hold"
-    )
-    over: Literal["fraction", "sigma", "step"] = Field(
-        "fraction",
-        description="what places are: 0 at the first step to 1 at the last, noise levels, or steps from 0 on",
-    )
-    shape: Literal["hold", "linear", "cosine"] = Field(
-        "hold", description="between two points: the value of the one before, a line, or half a cosine"
-    )
-
-    @field_validator("points")
-    @classmethod
-    def _rising(cls, points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
-        for (place, _), (following, _) in pairwise(points):
-            if following <= place:
-                raise ValueError(f"the places should rise, and {following:g} comes after {place:g}")
-        return points
-
-    @model_validator(mode="after")
-    def _places_exist(self) -> Self:
-        ends = {"fraction": 1.0}
-        for place, _ in self.points:
-            if not 0 <= place <= ends.get(self.over, place) or (self.over == "step" and place % 1):
-                raise ValueError(f"{place:g} is no {self.over}: {_PLACES[self.over]}")
-        return self
-
-
-_PLACES = {
-    "fraction": "they go from 0 to 1",
-    "sigma": "noise levels are 0 or more",
-    "step": "steps are counted 0, 1, 2, …",
-}
-
-
-def _as_schedule(value: Any) -> Any:
-    """The short form, as on the command line: "0.0:0.2,0.5:1.0" is to be held over fractions of the run."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return {"points": [[float(number) for number in pair.split(":", 1)] for pair in value.split(",")]}
-    except ValueError:
-        raise ValueError(f'"{value}" is not like 0.0:0.2,0.5:1.0, which is places and values') from None
-
-
-Schedule = Annotated[ScheduleSection, BeforeValidator(_as_schedule, json_schema_input_type=str | ScheduleSection)]
+from loractl_infer.sample import InferSampleSection
 
 
 class ScheduledUse(AdapterUse):
@@ -95,9 +42,11 @@ class InferSpec(Spec):
         "face.safetensors there",
     )
     allow_pickle: bool = Field(False, description="read pickles as well (.pt, .bin): their tensors alone, never code")
-    sample: PromptedSampleSection = Field(description="what is made")
+    sample: InferSampleSection = Field(description="what is made")
     composition: CompositionSection = Field(CompositionSection(), description="how adapters are applied")
     memory: MemorySection = Field(MemorySection(), description="device and precision")
+
+    resumes = True
 
     @property
     def names(self) -> tuple[str, ...]:

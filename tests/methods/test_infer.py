@@ -10,7 +10,6 @@ import pytest
 import torch
 from loractl_infer.command import infer, scheduled_use
 from loractl_infer.prompts import Prompt, parse_prompt
-from loractl_infer.spec import ScheduleSection
 from PIL import Image
 
 from loractl.errors import FormatError, JobError, MismatchError
@@ -23,6 +22,7 @@ from loractl.job import dump_job, option, read_job
 from loractl.plugins import load_plugins
 from loractl.sample.adapted import apply, remove_all
 from loractl.sample.denoise import Request, render
+from loractl.sections.schedules import ScheduleSection
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
 from tests.methods.lab_job import JOBS, run_job
@@ -214,7 +214,7 @@ def test_a_job_traces_its_schedules_and_counts_its_compositions(tmp_path: Path) 
     )
     few = ("sample.steps=4", "sample.prompts=['a red critter']", "sample.seeds=[1]", "composition.engine=composed")
     outcome, _ = run_job(JOBS / "infer.toml", tmp_path / "out", *few, adapters)
-    assert outcome.numbers == {"pictures": 1, "weight_vectors": 3, "compositions": 3}
+    assert outcome.numbers == {"pictures": 1, "made": 1, "weight_vectors": 3, "compositions": 3}
     (told,) = json.loads(outcome.files["trace"].read_text())["runs"]
     weights = [turn["weights"] for turn in told["turns"]]
     assert told["pictures"] == 1 and told["engine"] == "composed"
@@ -256,7 +256,7 @@ def test_the_command_line_writes_the_same_job(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text(dump_job(job))
     assert read_job(tmp_path / "job.toml", load_plugins().methods) == job
     assert scheduled_use("a=b@c.safetensors") == {"path": "a=b@c.safetensors"}
-    with pytest.raises(JobError, match=r'--adapter: .*"0.0-0.2" is not like 0.0:0.2,0.5:1.0'):
+    with pytest.raises(JobError, match=r'--adapter: "0.0-0.2" is not like 0:0.2,0.5:1 or linear:'):
         infer(["a cat"], adapter=[f"{face}=1.0@0.0-0.2"])
 
 

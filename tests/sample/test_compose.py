@@ -1,65 +1,19 @@
 """Two engines with one result, W + Σ wᵢ·ΔWᵢ; the cache counts what it spares and stays in its bounds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
-from loractl.sample.compose import Branch, Cache, Composed, Plan, Stack, choose
-from loractl.tensors.lowrank import LowRank
+from loractl.sample.compose import Branch, Cache, Composed, choose
+from loractl.sample.stack import Change, Plan, Stack
+from tests.sample.nets import CPU, VECTOR, X, make, merged
 
-CPU = torch.device("cpu")
-RANKS = (2, 3)  # of the two adapters
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(4, 6, 3, padding=1)
-        self.grouped = nn.Conv2d(6, 6, 3, padding=1, groups=2)
-        self.linear = nn.Linear(6, 5)
-        self.free = nn.Linear(5, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.free(self.linear(self.grouped(self.conv(x)).movedim(1, -1)))
-        return y
-
-
-def make(dtype: torch.dtype = torch.float32) -> tuple[Net, Plan, dict[str, list[LowRank]]]:
-    """A network, two adapters for three of its layers, and the plan of both; the second has two slots."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = Net().to(dtype).eval().requires_grad_(False)
-        updates, stacks = {}, {}
-        for path, slots in (("conv", (0, 1)), ("grouped", (0, 2)), ("linear", (0, 1))):
-            weight = net.get_submodule(path).weight
-            assert isinstance(weight, Tensor)
-            ones = [1] * (weight.ndim - 2)
-            updates[path] = [
-                LowRank(torch.randn(rank, *weight.shape[1:]) / 9, torch.randn(len(weight), rank, *ones), 1.0)
-                for rank in RANKS
-            ]
-            stacks[path] = Stack.of(list(zip(slots, updates[path], strict=True)), CPU)
-        size = sum(net.get_parameter(f"{path}.weight").nbytes for path in stacks)
-    return net, Plan("unet", stacks, ("a", "b", "b2"), size), updates
-
-
-VECTOR = (0.7, -0.4, 0.2)
-SLOTS = {"conv": (0, 1), "grouped": (0, 2), "linear": (0, 1)}
-X = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(1))
 Engines = [lambda net, plan: Composed(net, plan, Cache(10**6)), Branch]
-
-
-def merged(net: Net, updates: dict[str, list[LowRank]], vector: Sequence[float]) -> None:
-    """The static merge, by the definition."""
-    for path, lows in updates.items():
-        weight = net.get_parameter(f"{path}.weight")
-        total = sum((vector[slot] * low.delta() for slot, low in zip(SLOTS[path], lows, strict=True)), torch.zeros(()))
-        weight.data = (weight.float() + total).to(weight.dtype)
 
 
 @pytest.mark.parametrize("engine", Engines, ids=["composed", "branch"])
@@ -147,6 +101,14 @@ def test_the_cache_keeps_its_bounds_and_the_result_does_not_depend_on_it(order: 
 @pytest.mark.parametrize("engine", Engines, ids=["composed", "branch"])
 def test_a_change_of_weights_compiles_nothing_again(engine: Callable[[nn.Module, Plan], Any]) -> None:
     net, plan, _ = make()
+    if engine is not Branch:
+        gain = Change(gain=torch.rand(5, 1))
+        more = {
+            "free.weight": Stack.of([(1, gain)], CPU),
+            "conv.bias": Stack.of([(0, Change(whole=torch.ones(6)))], CPU),
+        }
+        sizes = {name: net.get_parameter(name).nbytes for name in (*plan.stacks, *more)}
+        plan = Plan.of("unet", {**plan.stacks, **more}, plan.meanings, sizes)
     running, graphs = engine(net, plan), list[object]()
 
     def backend(graph: Any, _: Any) -> Any:
@@ -168,9 +130,8 @@ def test_a_change_of_weights_compiles_nothing_again(engine: Callable[[nn.Module,
 
 def test_the_choice_of_an_engine() -> None:
     gigabyte = 10**9
-    assert choose(1, 1, 25, gigabyte, 2 * gigabyte) == "composed"
-    assert choose(4, 4, 24, gigabyte, 4 * gigabyte) == "composed"
-    assert choose(4, 4, 24, gigabyte, 3 * gigabyte) == "branch", "they do not fit"
-    assert choose(25, 25, 25, 1000, gigabyte) == "branch", "none is used twice"
-    assert choose(25, 0, 25, 1000, gigabyte) == "composed", "all are there already"
-    assert choose(1, 1, 1, 1000, gigabyte) == "composed"
+    assert choose(1, gigabyte, gigabyte) == "composed"
+    assert choose(25, gigabyte, 2 * gigabyte) == "composed", "the one in use and the next one fit"
+    assert choose(2, gigabyte, 2 * gigabyte - 1) == "branch"
+    assert choose(1, gigabyte, gigabyte - 1) == "branch"
+    assert choose(0, gigabyte, 0) == "composed", "the plain model needs no room"

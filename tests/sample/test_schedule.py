@@ -126,6 +126,14 @@ def test_noise_levels_are_those_of_the_sampler() -> None:
     assert [each.sigma for each in moments] == pytest.approx(flow.sigmas[:6].tolist())
 
 
+def test_edms_samplers_say_their_own_noise_levels() -> None:
+    """Their times are of no step of the model's noise path."""
+    edm = diffusers.EDMEulerScheduler()
+    edm.set_timesteps(6)
+    moments = run_moments(edm, 6, noise_path(scheduler_of("DDIMScheduler")))
+    assert [each.sigma for each in moments] == pytest.approx(edm.sigmas[:6].tolist())
+
+
 def test_without_signal_the_noise_is_infinite() -> None:
     path = NoisePath(torch.tensor([0.5, 0.0]), "v_prediction")
     assert noise_level(path, 0) == 1 and noise_level(path, 1) == math.inf

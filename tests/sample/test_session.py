@@ -1,70 +1,21 @@
 """A model with adapters that come, go and change: exact at every step, and nothing left behind."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from loractl.errors import JobError, MismatchError
-from loractl.families.sd import StableDiffusion
 from loractl.inject.inject import base_tensors
-from loractl.inject.targets import resolve
 from loractl.sample.denoise import Turns
 from loractl.sample.schedule import Schedule, Use
 from loractl.sample.session import Session
 from loractl.sample.trace import plot, trace, traced
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
-from tests.tiny import WIDTH, tiny_sd
-
-PROMPT = "a cat"
-SPIED = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-
-
-def tiny_model() -> StableDiffusion:
-    model = StableDiffusion(tiny_sd(), torch.float32)
-    for network in model.networks.values():
-        network.requires_grad_(False)
-    return model
-
-
-def random_adapter(model: StableDiffusion, seed: int = 0, text: bool = False) -> Adapter:
-    rng, modules = torch.Generator().manual_seed(seed), {}
-    for component, preset in [("unet", "attention"), ("text_encoder", "text-encoder")][: 1 + text]:
-        for path in resolve(model.components[component], [preset], 2):
-            out, inner = model.components[component].get_parameter(f"{path}.weight").shape
-            down, up = torch.randn(2, inner, generator=rng) / 5, torch.randn(out, 2, generator=rng)
-            modules[f"{component}.{path}"] = LowRank(down, up, 1.0)
-    return Adapter(modules)
-
-
-@contextmanager
-def recording(model: StableDiffusion) -> Iterator[list[Tensor]]:
-    """What the denoiser says, call by call."""
-    said: list[Tensor] = []
-    hook: Any = model.denoiser.register_forward_hook(lambda *args: said.append(args[-1][0].clone()))
-    try:
-        yield said
-    finally:
-        hook.remove()
-
-
-def outputs(model: StableDiffusion, make: Callable[[], object]) -> Tensor:
-    with recording(model) as said:
-        make()
-    return torch.stack(said)
-
-
-def merge(model: StableDiffusion, adapter: Adapter, weight: float) -> None:
-    for component in adapter.components():
-        for path, low in adapter.component(component).items():
-            model.components[component].get_parameter(f"{path}.weight").data += weight * low.delta()
-
+from tests.sample.models import PROMPT, merge, outputs, random_adapter, tiny_model
+from tests.tiny import WIDTH
 
 RISE = Schedule(((0.0, 0.25), (1.0, 1.0)), shape="linear")
 
@@ -96,31 +47,6 @@ def test_the_engines_agree_along_a_schedule_that_differs_by_layer() -> None:
     torch.testing.assert_close(*made, atol=1e-5, rtol=0)
 
 
-CALLS = {
-    "DDIMScheduler": [0, 1, 2, 3],
-    "HeunDiscreteScheduler": [0, 0, 1, 1, 2, 2, 3],
-    "PNDMScheduler": [0, 0, 1, 2, 3],
-}
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_every_call_of_the_denoiser_sees_the_weight_of_its_step(name: str) -> None:
-    """The first included; with guidance, which is on."""
-    model = tiny_model()
-    config = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
-    model.pipeline.scheduler = getattr(diffusers, name).from_config(model.scheduler.config, **config)
-    adapter, weight = random_adapter(model), model.denoiser.get_parameter(f"{SPIED}.weight")
-    base, delta, seen = weight.clone(), adapter.modules[f"unet.{SPIED}"].delta(), list[float]()
-    model.denoiser.get_submodule(SPIED).register_forward_pre_hook(
-        lambda *_: seen.append(float(((weight - base) / delta).median()))
-    )
-    with Session(model, "composed") as session:
-        session.add("one", adapter, Use(1.0, Schedule(tuple((float(i), i + 1.0) for i in range(4)), "step")))
-        session.generate(PROMPT, steps=4)
-        assert seen == pytest.approx([step + 1.0 for step in CALLS[name]], rel=1e-3)
-        assert [row["one"] for row in session.runs[0].strengths] == [step + 1.0 for step in CALLS[name]]
-
-
 def test_guidance_by_two_calls_is_one_turn() -> None:
     denoiser, told = torch.nn.Identity(), list[int]()
     turns = Turns(told.append)
@@ -147,16 +73,54 @@ def test_compositions_are_counted_and_a_second_run_needs_none() -> None:
         assert session.compositions == 4, "the other adapter adds nothing"
 
 
-def test_weights_that_change_at_every_step_take_the_branch() -> None:
+def test_weights_that_change_at_every_step_are_composed_where_two_fit() -> None:
     model = tiny_model()
-    with Session(model) as session:
-        session.add("one", random_adapter(model), Use(1.0, RISE))
-        session.generate(PROMPT, steps=5)
-        assert session.runs[0].engine == "branch" and session.compositions == 0
+    adapter = random_adapter(model)
+    size = sum(model.denoiser.get_parameter(f"{path[5:]}.weight").nbytes for path in adapter.modules)
+    for room, engine, compositions in ((2 * size, "composed", 5), (2 * size - 1, "branch", 0)):
+        with Session(model, cache_bytes=room) as session:
+            session.add("one", adapter, Use(1.0, RISE))
+            session.generate(PROMPT, steps=5)
+            assert (session.runs[0].engine, session.compositions) == (engine, compositions)
     with Session(model, "composed", cache_bytes=0) as session:
-        session.add("one", random_adapter(model), Use(1.0, RISE))
+        session.add("one", adapter, Use(1.0, RISE))
         session.generate(PROMPT, steps=5)
         assert session.compositions == 5
+
+
+def test_prefetching_changes_no_bit_and_no_count() -> None:
+    made, counts = [], []
+    for prefetch in (True, False):
+        model = tiny_model()
+        with Session(model, "composed", prefetch=prefetch) as session:
+            session.add("one", random_adapter(model), Use(1.0, RISE))
+            made.append(outputs(model, lambda s=session: s.generate(PROMPT, steps=4)))  # type: ignore[misc]
+            made.append(outputs(model, lambda s=session: s.generate(PROMPT, steps=4)))  # type: ignore[misc]
+            counts.append(session.compositions)
+    assert counts == [4, 4] and all(torch.equal(made[0], each) for each in made)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["composed", "branch"])
+def test_a_compiled_denoiser_is_compiled_once(engine: Any) -> None:
+    model, graphs = tiny_model(), list[object]()
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    with Session(model, engine) as session:
+        session.add("one", random_adapter(model), Use(1.0, RISE))
+        wanted = outputs(model, lambda: session.generate(PROMPT, steps=3))
+        model.denoiser.compile(backend=backend)
+        found = outputs(model, lambda: session.generate(PROMPT, steps=3))
+        first = len(graphs)
+        for weight in (0.5, -1.0):
+            session.set_weights({"one": weight})
+            session.generate(PROMPT, steps=3)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert first >= 1 and len(graphs) == first
 
 
 def test_weights_set_during_a_run_count_from_the_next_step_on() -> None:
