@@ -20,6 +20,7 @@ import loractl
 from loractl.cli.commands import Commands, Report
 from loractl.cli.display import Display, JsonLines, write_json
 from loractl.cli.earlier import changes
+from loractl.cli.many import Many, as_json, line, table, worst
 from loractl.errors import (
     INTERRUPTED,
     TERMINATED,
@@ -45,7 +46,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 class Answer:
     """What a command returned, and how the person wants it carried out."""
 
-    value: Spec | Report
+    value: Spec | Many | Report
     json: bool
     quiet: bool
     print_job: bool
@@ -110,7 +111,7 @@ def _options(
     """Declares the global options; `_answer` receives them."""
 
 
-def _answer(value: Spec | Report, json: bool, quiet: bool, print_job: bool, version: bool) -> Answer:  # noqa: ARG001
+def _answer(value: Spec | Many | Report, json: bool, quiet: bool, print_job: bool, version: bool) -> Answer:  # noqa: ARG001
     return Answer(value, json, quiet, print_job)
 
 
@@ -119,6 +120,8 @@ def respond(answer: Answer, plugins: Plugins) -> int:
     report = answer.value
     if isinstance(report, Spec) and answer.print_job:
         report = Report(dump_job(report).rstrip("\n"), {"job": report.model_dump(mode="json", exclude_none=True)})
+    if isinstance(report, Many):
+        return carry_out_all(report, answer)
     if isinstance(report, Spec):
         with listening(plugins, answer):
             execute(report, plugins)
@@ -128,6 +131,22 @@ def respond(answer: Answer, plugins: Plugins) -> int:
         text = Text(report.shown) if isinstance(report.shown, str) else report.shown
         Console().print(text, soft_wrap=True, highlight=False)
     return 0
+
+
+def carry_out_all(many: Many, answer: Answer) -> int:
+    """Runs several jobs: a line as each ends, one table of all, and the highest exit code."""
+    if answer.print_job:
+        raise JobError("--print-job prints one job: name one")
+    results = []
+    for result in many.results():
+        results.append(result)
+        if not answer.quiet:
+            Console(stderr=True).print(Text(line(result)), soft_wrap=True, highlight=False)
+    if answer.json:
+        write_json(sys.stdout, {"event": "results", "jobs": [as_json(result) for result in results]})
+    else:
+        Console().print(Text(table(results)), soft_wrap=True, highlight=False)
+    return worst(results)
 
 
 def execute(spec: Spec, plugins: Plugins) -> Outcome:

@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from loractl.cli.display import bars, number
+from loractl.cli.many import Many, errands
+from loractl.cli.plan import lines, planned
 from loractl.errors import InputError, JobError
 from loractl.fields import fields
 from loractl.job import Layer, option, override, read_job
@@ -33,6 +35,9 @@ class Report:
 
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="the job file")]
+JobFiles = Annotated[
+    list[Path], typer.Argument(metavar="JOB.toml...", help="the job file, or several: none stops the others")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="changes one key of the job; may be repeated")
 ]
@@ -42,6 +47,12 @@ MaxTime = Annotated[
     str | None,
     typer.Option("--max-time", metavar="TIME", help="stop at a checkpoint after this long: 90s, 15m, 2h or 1h30m"),
 ]
+Executor = Annotated[
+    str | None,
+    typer.Option("--executor", metavar="NAME", help="where several jobs run: local, one after the other, or ray"),
+]
+Retries = Annotated[int, typer.Option("--retries", min=0, help="how often a job whose process died is started again")]
+Gpus = Annotated[float | None, typer.Option("--gpus", min=0, help="GPUs of each job on a Ray cluster")]
 MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="a name that `loractl methods` lists")]
 OneMethod = Annotated[str | None, typer.Argument(metavar="METHOD", help="one method; all by default")]
 NewFile = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="write the job there, not to stdout")]
@@ -50,6 +61,10 @@ AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="read .pt and .bin files as well: their tensors alone, never code")
 ]
 AllModules = Annotated[bool, typer.Option("--modules", help="list every module with rank, alpha, shape and norm")]
+GpuName = Annotated[
+    str | None,
+    typer.Option("--gpu", metavar="NAME", help='the GPU to plan for, such as "RTX 4090"; by default the one present'),
+]
 ForProgram = Annotated[
     str | None,
     typer.Option("--for", metavar="PROGRAM", help="what becomes of each key in comfyui, a1111, forge or diffusers"),
@@ -66,14 +81,31 @@ class Commands:
 
     def run(
         self,
-        job: JobFile,
+        jobs: JobFiles,
         set_: Overrides = None,
         out: Out = None,
         overwrite: Overwrite = False,
         max_time: MaxTime = None,
-    ) -> Spec:
-        """Carry out a job file; training that was interrupted goes on from its last checkpoint."""
-        layers = _layers(set_, out, overwrite)
+        executor: Executor = None,
+        retries: Retries = 1,
+        gpus: Gpus = None,
+    ) -> Spec | Many:
+        """Carry out job files; training that was interrupted goes on from its last checkpoint."""
+        specs, problems = [], list[str]()
+        for job in jobs:
+            try:
+                specs.append(self._read(job, _layers(set_, out, overwrite), max_time))
+            except JobError as error:
+                problems += error.problems
+        if problems:
+            raise JobError(*problems)
+        return (
+            specs[0]
+            if len(specs) == 1 and executor is None
+            else Many(errands(specs), executor or "local", retries, gpus)
+        )
+
+    def _read(self, job: Path, layers: list[Layer], max_time: str | None) -> Spec:
         spec = read_job(job, self.plugins.methods, layers)
         if max_time is None:
             return spec
@@ -88,6 +120,11 @@ class Commands:
         state = " (already there)" if spec.is_done() else ""
         data = {"ok": True, "method": spec.method, "name": spec.name, "output": target, "there": bool(state)}
         return Report(f"ok: {spec.method} would write {target or 'nothing'}{state}", data)
+
+    def plan(self, job: JobFile, set_: Overrides = None, gpu: GpuName = None) -> Report:
+        """Tell what a training job takes (parameters, file size, memory, time), without loading its model."""
+        told = planned(read_job(job, self.plugins.methods, _layers(set_, None, False)), gpu)
+        return Report(lines(told), told)
 
     def methods(self) -> Report:
         """List the methods and where they come from."""

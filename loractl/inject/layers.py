@@ -9,7 +9,7 @@ and answers for it: `weight`, `in_features` and the like are the base's.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from operator import attrgetter
 from typing import Literal, cast
@@ -75,8 +75,7 @@ class LoraInjected(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.form == "weight":
-            weight = self.base.weight
-            return self.op(x, weight + self.delta().to(weight.dtype), self.base.bias)
+            return self.op(x, self.summed(), self.base.bias)
         out: Tensor = self.base(x)
         for factors in self.factors():
             low = factors.weighted()
@@ -84,12 +83,23 @@ class LoraInjected(nn.Module):
             out = out + self.pointwise(hidden, (low.scale * low.up).to(x.dtype))
         return out
 
+    def summed(self) -> Tensor:
+        """W + Σ weightᵢ·ΔWᵢ in W's precision; where that is the factors', each is multiplied and added in one call."""
+        weight: Tensor = self.base.weight
+        if weight.dtype != torch.float32:
+            return weight + self.delta().to(weight.dtype)
+        with self._exact():
+            return reduce(_plus, (factors.weighted() for factors in self.factors()), weight)
+
     def delta(self) -> Tensor:
         """Σ weightᵢ·ΔWᵢ (out, in/groups, *k) in fp32, under autocast too."""
-        device = self.base.weight.device.type
-        autocast = torch.is_autocast_enabled(device)  # entering a context for nothing costs as much as a small matmul
-        with torch.autocast(device, enabled=False) if autocast else nullcontext():
+        with self._exact():
             return reduce(torch.add, (factors.weighted().delta() for factors in self.factors()))
+
+    def _exact(self) -> AbstractContextManager[object]:
+        """No autocast. Entering a context for nothing costs as much as a small matmul."""
+        device = self.base.weight.device.type
+        return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
     def factors(self) -> Iterable[LoraFactors]:
         return cast("Iterable[LoraFactors]", self.adapters.values())
@@ -126,6 +136,12 @@ class LoraInjectedConv2d(LoraInjected):
     def op(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # The one place in torch that knows every padding mode.
         return cast(Tensor, self.base._conv_forward(x, weight, bias))
+
+
+def _plus(weight: Tensor, low: LowRank) -> Tensor:
+    """W + ΔW (out, in/groups, *k)."""
+    up, down = low.up.flatten(1), low.down.flatten(1)
+    return torch.addmm(weight.flatten(1), up, down, alpha=low.scale).view(low.shape)
 
 
 def _form_for(base: nn.Linear | nn.Conv2d, form: Form) -> Form:

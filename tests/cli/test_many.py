@@ -1,0 +1,150 @@
+"""Many jobs by one command: none stops another, and killed ones are started again."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from loractl.cli import many
+from loractl.cli.many import BOUND, Errand, Many, Result, carry_out, errands, line, local, on_ray, table, worst
+from loractl.errors import InputError, JobError
+from loractl.job import override, read_job
+from tests import toy
+from tests.cli.calling import JOB, call
+
+TOY = "import loractl.cli, sys; from tests import toy; loractl.cli.load_plugins = toy.plugins; loractl.cli.main()"
+WAITS_AT_FIRST = """
+import os, pathlib, sys, time
+pids = pathlib.Path("pids")
+if sys.argv[-1].endswith("two.toml") and not pids.exists():
+    pids.write_text(f"{os.getppid()} {os.getpid()}")
+    time.sleep(300)
+"""
+DIES_AT_FIRST = "import os, pathlib; f = pathlib.Path('died'); f.exists() or (f.touch(), os.kill(os.getpid(), 9)); "
+
+
+def jobs(here: Path, *names: str) -> list[Errand]:
+    """Toy jobs of these names, each with its own number of steps."""
+    settings = [[override(f"name={name}"), override(f"train.steps={i + 1}")] for i, name in enumerate(names)]
+    return errands(read_job(here / "job.toml", toy.METHODS, each) for each in settings)
+
+
+@pytest.fixture
+def as_toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the tests start have the toy methods."""
+    monkeypatch.setattr(many, "COMMAND", (sys.executable, "-c", TOY))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+@pytest.mark.usefixtures("as_toy")
+def test_a_job_that_fails_does_not_stop_the_others(here: Path) -> None:
+    one, two, three = jobs(here, "one", "two", "three")
+    two.destination.mkdir(parents=True)
+    (two.destination / "job.toml").write_text("another job")
+    results = list(local([one, two, three], retries=0))
+    assert [(each.name, each.code) for each in results] == [("one", 0), ("two", InputError.exit_code), ("three", 0)]
+    assert (here / "out/one/toy.txt").read_text() == "42 1\n" and (here / "out/three/toy.txt").read_text() == "42 3\n"
+    assert results[0].numbers == {"loss": 0.5} and "is already there" in results[1].problems[0]
+    assert worst(results) == InputError.exit_code
+
+
+@pytest.mark.usefixtures("as_toy")
+def test_a_job_whose_process_is_killed_is_started_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "COMMAND", (sys.executable, "-c", DIES_AT_FIRST + TOY))
+    (again,) = local(jobs(here, "one"), retries=1)
+    assert (again.code, again.numbers) == (0, {"loss": 0.5})
+    (here / "died").unlink()
+    (dead,) = local(jobs(here, "two"), retries=0)
+    assert (dead.code, dead.problems) == (1, ("its process was ended by signal 9 each time",))
+
+
+def test_two_jobs_for_one_place_are_refused(here: Path) -> None:
+    with pytest.raises(JobError, match=r"two jobs write to .*out/same"):
+        jobs(here, "same", "same")
+
+
+def test_an_executor_that_there_is_not_is_refused() -> None:
+    with pytest.raises(JobError, match='there is no "rai"; did you mean ray'):
+        Many([], "rai")
+
+
+def test_the_table_has_a_line_for_each_job() -> None:
+    results = [
+        Result("a", 0, 61.25, Path("/out/a"), numbers={"loss": 0.123456}),
+        Result("long name", 5, 0.5, Path("/out/b"), ("the device is out of memory: lower train.batch_size",)),
+    ]
+    assert table(results).splitlines() == [
+        "job        ended   time    result",
+        "a          done    61.2 s  /out/a (loss 0.1235)",
+        "long name  failed  0.5 s   (5) the device is out of memory: lower train.batch_size",
+    ]
+    assert line(results[1]) == "long name: failed after 0.5 s"
+    assert json.loads(json.dumps(many.as_json(results[1])))["exit_code"] == 5
+
+
+@pytest.mark.usefixtures("as_toy")
+def test_several_jobs_are_one_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        (here / f"{name}.toml").write_text(JOB)
+    code, out, _ = call(capsys, "--json", "run", "a.toml", "b.toml")
+    told = json.loads(out.splitlines()[-1])
+    assert (code, told["event"]) == (0, "results")
+    assert [(each["name"], each["exit_code"]) for each in told["jobs"]] == [("a", 0), ("b", 0)]
+    assert (here / "out/b/toy.txt").exists()
+
+
+def test_all_jobs_are_read_before_the_first_is_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "a.toml").write_text(JOB)
+    for name in "bc":
+        (here / f"{name}.toml").write_text(f"{JOB}stepps = 3\n")
+    code, _, err = call(capsys, "run", "a.toml", "b.toml", "c.toml")
+    assert code == JobError.exit_code and "b.toml" in err and "c.toml" in err
+    assert not (here / "out").exists()
+
+
+def test_one_job_is_printed_and_no_more(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        (here / f"{name}.toml").write_text(JOB)
+    code, _, err = call(capsys, "--print-job", "run", "a.toml", "b.toml")
+    assert code == JobError.exit_code and "--print-job" in err
+
+
+@pytest.mark.slow
+def test_ray_brings_all_results_though_a_worker_is_killed(here: Path) -> None:
+    """And the killed worker's job does not go on behind the back of the one that does it again."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    given, killed = jobs(here, "one", "two", "three", "four"), list[int]()
+    root = str(Path(__file__).parents[2])
+
+    def work(errand: Errand, retries: int) -> Result:
+        bind, _, _ = BOUND.partition("from")
+        many.COMMAND = (sys.executable, "-c", f"{bind}\n{WAITS_AT_FIRST}\n{TOY}")
+        os.environ["PYTHONPATH"] = root
+        return carry_out(errand, retries)
+
+    def kill() -> None:
+        pids = here / "pids"
+        while not (pids.exists() and pids.read_text()):
+            time.sleep(0.05)
+        killed.extend(map(int, pids.read_text().split()))
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    try:
+        results = {result.name: result for result in on_ray(given, retries=2, work=work)}
+    finally:
+        ray.shutdown()
+    killer.join(1)
+    assert {name: (result.code, result.problems) for name, result in results.items()} == {
+        each.name: (0, ()) for each in given
+    }
+    for steps, errand in enumerate(given, 1):
+        assert (errand.destination / "toy.txt").read_text() == f"42 {steps}\n"
+    assert not Path(f"/proc/{killed[1]}").exists()
