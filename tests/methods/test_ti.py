@@ -1,12 +1,14 @@
 """Textual inversion on the lab model, a few steps at a time."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from loractl.errors import JobError
+from loractl.families.family import Family
 from loractl.families.pipeline import load_model
 from loractl.inject.inject import hash_of
 from loractl.inject.tokens import remove_tokens
@@ -25,8 +27,8 @@ def run_ti(out: Path, *settings: str) -> dict[str, Path]:
 def test_only_the_tokens_rows_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = []
 
-    def load(*arguments: object) -> object:
-        models.append(load_model(*arguments))  # type: ignore[arg-type]
+    def load(*arguments: Any, **settings: Any) -> Family:
+        models.append(load_model(*arguments, **settings))
         return models[-1]
 
     monkeypatch.setattr(training, "load_model", load)
