@@ -100,10 +100,10 @@ def carry_out(folder: Path, text: str, emit: Callable[[Any], None]) -> None:
 
 def whole(folder: Path, text: str) -> float:
     """Seconds of a job, without the imports."""
-    from diffusers import StableDiffusionPipeline  # noqa: F401
+    from diffusers import StableDiffusionPipeline  # noqa: F401  # paid before the clock starts
 
     import loractl.runs.training
-    import loractl.sample.session  # noqa: F401
+    import loractl.sample.session  # noqa: F401  # likewise
 
     began = time.perf_counter()
     carry_out(folder, text, lambda _: None)

@@ -89,9 +89,9 @@ def tell(stage: str) -> None:
 
 
 def recipe(folder: Path, size: Size) -> None:
-    import peft  # noqa: F401
+    import peft  # noqa: F401  # the recipe pays for it at its start
     import torch
-    import transformers  # noqa: F401
+    import transformers  # noqa: F401  # likewise
     from diffusers import DiffusionPipeline
 
     from loractl.families.pipeline import LAB
@@ -199,7 +199,7 @@ def pairs(classes: Path, tokenizer: Any) -> Iterator[tuple[Any, Any]]:
 
     kinds = [(sorted((ROOT / "jobs/data/subject").glob("*.png")), PROMPT), (sorted(classes.glob("*")), CLASS_PROMPT)]
 
-    class Pairs(Dataset):  # type: ignore[type-arg]
+    class Pairs(Dataset):  # type: ignore[type-arg]  # as the recipe has it
         def __len__(self) -> int:
             return max(len(paths) for paths, _ in kinds)
 
