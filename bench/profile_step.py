@@ -32,10 +32,10 @@ def marked(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 def mark_parts(place: Workplace) -> None:
     """Names the parts wherever the sides call them."""
-    place.loss = marked("forward", place.loss)  # type: ignore[method-assign]  # named
-    torch.Tensor.backward = marked("backward", torch.Tensor.backward)  # type: ignore[method-assign]  # named
+    place.loss = marked("forward", place.loss)  # type: ignore[method-assign]  # so the profile names it
+    torch.Tensor.backward = marked("backward", torch.Tensor.backward)  # type: ignore[method-assign]  # so the profile names it
     torch.nn.utils.clip_grad_norm_ = marked("clip", torch.nn.utils.clip_grad_norm_)
-    torch.optim.AdamW.step = marked("optimizer", torch.optim.AdamW.step)  # type: ignore[method-assign]  # named
+    torch.optim.AdamW.step = marked("optimizer", torch.optim.AdamW.step)  # type: ignore[method-assign]  # so the profile names it
 
 
 def main(arguments: argparse.Namespace) -> None:
