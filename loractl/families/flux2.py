@@ -54,7 +54,7 @@ class Flux2Klein(Family):
         height, width = noisy.shape[2:]
         length = conditioning["text"].shape[1]
         in_text = torch.zeros(length, AXES, device=noisy.device)
-        in_text[:, -1] = torch.arange(length)
+        in_text[:, -1] = torch.arange(length, device=noisy.device)
         said = self.pipeline.transformer(
             hidden_states=sequence(noisy),
             timestep=t / self.path.steps,
