@@ -6,12 +6,12 @@ import gc
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -32,7 +32,7 @@ from loractl.errors import (
     LoractlError,
     Terminated,
 )
-from loractl.events import Finished, Note, Started
+from loractl.events import Finished, Note, Progress, Started
 from loractl.job import dump_job
 from loractl.method import Outcome
 from loractl.plugins import BUILT_IN_COMMANDS, Plugins, load_plugins
@@ -138,14 +138,23 @@ def respond(answer: Answer, plugins: Plugins) -> int:
 
 
 def carry_out_all(many: Many, answer: Answer) -> int:
-    """Runs several jobs: a line as each ends, one table of all, and the highest exit code."""
+    """Runs several jobs: their progress, a line as each ends, one table of all, and the highest exit code."""
     if answer.print_job:
         raise JobError("--print-job prints one job: name one")
-    results = []
-    for result in many.results():
+    results, display = [], Display(Console(stderr=True), answer.quiet)
+
+    def hear(name: str, event: Mapping[str, Any]) -> None:
+        if answer.json:
+            write_json(sys.stdout, {"job": name, **event})
+        elif event.get("event") == Progress.kind:
+            told = {key: value for key, value in event.items() if key != "event"}
+            display.on_event(Progress(**{**told, "stage": f"{name}: {told['stage']}"}))
+
+    for result in many.results(hear):
         results.append(result)
         if not answer.quiet:
-            Console(stderr=True).print(Text(line(result)), soft_wrap=True, highlight=False)
+            display.say(line(result))
+    display.close()
     if answer.json:
         write_json(sys.stdout, {"event": "results", "jobs": [as_json(result) for result in results]})
     else:
