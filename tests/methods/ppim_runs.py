@@ -58,8 +58,8 @@ def run_folder(photos: Path, out: Path, *settings: str, **options: Any) -> Run:
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
-    """The hash and the time of every file."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    """The hash and the time of every file, the lock apart."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
     return {
         path.relative_to(folder).as_posix(): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
         for path in files

@@ -7,7 +7,9 @@ import pytest
 from loractl_ppim import start
 from loractl_ppim.command import ppim
 
+from loractl.errors import InputError
 from loractl.events import Event, Progress
+from loractl.train.lock import lock
 from tests.datasets.photos import save_photo
 from tests.methods.ppim_runs import contents, hashes, run_folder
 
@@ -77,3 +79,11 @@ def test_when_a_picture_goes_its_near_duplicate_takes_its_place(photos: Path, tm
     then = run_folder(photos, tmp_path / "out", on_fail="skip")
     assert then.numbers["prepared"] == 0
     assert [entry["source"] for entry in then.metadata()] == ["b.png", "in/c.png", "z.png"]
+
+
+def test_two_runs_at_once_are_kept_out_of_one_folder(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with lock(out), pytest.raises(InputError, match="in use by another run"):
+        run_folder(photos, out)
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    assert run_folder(photos, out).numbers["prepared"] == 3
