@@ -11,7 +11,7 @@ from loractl.errors import ScoreError
 from loractl.evaluate.encoders import EncoderSource
 from loractl.evaluate.judges import Exam
 from loractl.evaluate.report import photograph_row, prompt_rows, table, write_scores
-from loractl.evaluate.scores import below, make_scorer
+from loractl.evaluate.scores import make_scorer
 from loractl.events import Emit, Facts, Progress, Wrote
 from loractl.families.family import Family
 from loractl.families.pipeline import load_model
@@ -19,6 +19,7 @@ from loractl.method import Outcome
 from loractl.sample.adapted import apply
 from loractl.sample.denoise import Request, render
 from loractl.sample.picture import save_png, sheet
+from loractl.sections.scoring import below
 from loractl_eval.spec import EvalSpec
 
 ROWS = 12  # of the grid, for each stage
@@ -44,9 +45,10 @@ def run(spec: EvalSpec, emit: Emit) -> Outcome:
     files["grid"] = save_png(spec.destination() / "grid.png", sheet([*held_out, *easel.rows]))
     for what, path in files.items():
         emit(Wrote(path, what))
-    if problems := below(scores, dict(spec.fail_below.items())):
+    values = {name: score.value for name, score in scores.items()}
+    if problems := below(values, spec.fail_below):
         raise ScoreError("; ".join(problems))
-    return Outcome(files, {name: score.value for name, score in scores.items()})
+    return Outcome(files, values)
 
 
 class Easel:

@@ -114,5 +114,5 @@ def test_impossible_jobs_are_refused(tmp_path: Path, settings: list[str], proble
 
 
 def test_a_limit_needs_what_it_is_measured_with() -> None:
-    with pytest.raises(JobError, match=r"fail_below\.memorization needs training"):
+    with pytest.raises(JobError, match=r"--fail-below: memorization needs training"):
         evaluate(PROMPT, fail_below=["memorization=0.1"])
