@@ -61,3 +61,10 @@ def of_memory(quantize: str, device: str, model: str) -> Problems:
     if quantize == "nf4" and device == "cpu":
         return {"memory.quantize": 'nf4 needs a GPU: set "int8" or "fp8" to train on a CPU'}
     return {}
+
+
+def of_adapters(kept: bool, adapter: AdapterSection | None) -> Problems:
+    """`kept` is the job's checkpoint.adapters."""
+    if kept and (adapter is None or adapter.kind == "full"):
+        return {"checkpoint.adapters": "this job makes no adapter that could be kept: leave it out"}
+    return {}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from loractl.sections.conflicts import Problems, of_memory, of_rates, rates
+from loractl.sections.conflicts import Problems, of_adapters, of_memory, of_rates, rates
 from loractl.sections.data import DataSection
 from loractl.sections.learning import AdapterSection, EmbeddingSection
 from loractl.sections.presets import with_preset
@@ -144,6 +144,9 @@ class CheckpointSection(Section):
     every: Positive = Field(250, description="steps between two checkpoints")
     keep: Positive = Field(4, description="how many there are at most")
     resume: Literal["auto", "never"] = Field("auto", description="go on from the last checkpoint, or refuse to")
+    adapters: bool = Field(
+        False, description="keep the adapter of each of them on the way in adapters/ of the output, for loractl grid"
+    )
 
 
 class EvalSection(Section):
@@ -218,6 +221,7 @@ class TrainingSpec(Spec):
         return {
             **of_rates(self.optimizer.name, self.schedule.name, self.rates, self.early_end),
             **of_memory(self.memory.quantize, self.memory.device, self.model.source),
+            **of_adapters(self.checkpoint.adapters, getattr(self, "adapter", None)),
             **self._unmeasured(),
         }
 

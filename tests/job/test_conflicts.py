@@ -89,6 +89,7 @@ CONFLICTS = [
         'encoders = [{source = "a.b", weights = "job.toml"}]\nfail_below.prompt_fidelity = 0.2\nsamples = 1',
         "job.toml:6: fail_below.prompt_fidelity: prompt_fidelity needs an encoder that reads texts",
     ),
+    ("ti", "checkpoint.adapters = true", "job.toml:5: checkpoint.adapters: this job makes no adapter that could"),
     ("eval", "fail_below.memorization = 0.2", "job.toml:5: fail_below.memorization: memorization needs training: the"),
 ]  # fmt: skip
 
