@@ -30,6 +30,7 @@ from loractl.errors import (
     InputError,
     JobError,
     LoractlError,
+    ScoreError,
     Terminated,
 )
 from loractl.events import Finished, Note, Progress, Started
@@ -170,22 +171,37 @@ def execute(spec: Spec, plugins: Plugins) -> Outcome:
     plugins.emit(Started(spec.model_dump(mode="json", exclude_none=True), spec.record().parent))
     if spec.resumes:
         spec.record().unlink(missing_ok=True)  # while it is overwritten a result is not done
-    outcome = plugins.methods[spec.method].run(spec, plugins.emit)
-    if not spec.writes_nothing:
-        write_whole(spec.record(), dump_job(spec))
+    try:
+        outcome = plugins.methods[spec.method].run(spec, plugins.emit)
+    except ScoreError:  # the result is there all the same
+        write_record(spec)
+        raise
+    write_record(spec)
     plugins.emit(Finished(outcome.files, outcome.numbers))
     return outcome
 
 
 def keep(spec: Spec, plugins: Plugins) -> Outcome:
-    """Leaves the result that is there alone: a method that resumes has nothing to add to its own, any other refuses."""
+    """Leaves the result that is there alone: a method that resumes has nothing to add to its own, any other refuses.
+
+    ScoreError where the job asks for better scores than its result has, whatever it asked for when that was made.
+    """
     changed = changes(spec, plugins.methods)
-    if spec.resumes and changed == []:
+    low = spec.shortfalls() if changed == [] else []
+    if changed == [] and (spec.resumes or low):
         plugins.emit(Note(f"already done: {spec.destination()}"))
+        if low:
+            raise ScoreError("; ".join(low))
         return Outcome()
     more = f"; and {len(changed) - 3} more" if changed and len(changed) > 3 else ""
     other = f", made by another job ({'; '.join(changed[:3])}{more})" if changed else ""
     raise InputError(f"{spec.result()} is already there{other}: choose another --out, or replace it with --overwrite")
+
+
+def write_record(spec: Spec) -> None:
+    """Writes the resolved job beside the result."""
+    if not spec.writes_nothing:
+        write_whole(spec.record(), dump_job(spec))
 
 
 def write_whole(path: Path, text: str) -> None:

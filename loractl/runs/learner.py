@@ -18,6 +18,7 @@ from loractl.tensors.adapter import Adapter
 from loractl.train.loop import Group
 
 Form = Literal["diffusers", "kohya"]
+ADAPTERS = "adapters"  # the folder of those that are kept on the way
 
 
 class Learner:
@@ -84,14 +85,12 @@ class Learner:
     def save(self, folder: Path, overwrite: bool) -> dict[str, Path]:
         """Adapters in each form, kohya's a bundle with the tokens; each token alone; whole networks as folders."""
         files = self.full.save(folder) if self.full else {}
-        modules = self.lora.modules() if self.lora else {}
         tokens = self.tokens.collect() if self.tokens else {}
         metadata, name = {**self.spec.provenance(), **self.origin}, self.spec.name
         settings: dict[str, Any] = {"dtype": PRECISIONS[self.spec.output.dtype], "overwrite": overwrite}
         for form in self.forms:
             path = files[form] = folder / adapter_files(name)[form]
-            bundled = tokens if form == "kohya" else {}
-            save_adapter(path, Adapter(modules, metadata, bundled), form, name=name, **settings)
+            save_adapter(path, self.adapter(form), form, name=name, **settings)
         for token, rows in by_token(tokens).items():
             alone = Adapter({}, metadata, rows)
             for kind, file in token_files(token).items():
@@ -101,6 +100,23 @@ class Learner:
                 path.parent.mkdir(exist_ok=True)
                 save_adapter(path, alone, kind, name=token, **settings)
         return files
+
+    def keep(self, folder: Path, step: int) -> Path:
+        """Leaves the adapter of a step in one file, which no later checkpoint removes; kohya's form where it has names
+        for the model, because of the tokens.
+        """
+        form: Form = "kohya" if self.model.has_kohya_names else "diffusers"
+        path = folder / ADAPTERS / f"step-{step:06d}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        dtype = PRECISIONS[self.spec.output.dtype]
+        save_adapter(path, self.adapter(form), form, dtype=dtype, name=f"{self.spec.name} {step}", overwrite=True)
+        return path
+
+    def adapter(self, form: Form) -> Adapter:
+        """What the file of a form holds: kohya's is a bundle with the tokens."""
+        modules = self.lora.modules() if self.lora else {}
+        tokens = self.tokens.collect() if self.tokens and form == "kohya" else {}
+        return Adapter(modules, {**self.spec.provenance(), **self.origin}, tokens)
 
     @property
     def origin(self) -> dict[str, str]:

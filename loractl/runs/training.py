@@ -18,7 +18,7 @@ from loractl.families.precision import Keeping, compile_network, merging_note
 from loractl.method import Outcome
 from loractl.runs.album import Album
 from loractl.runs.changes import judge
-from loractl.runs.learner import Learner, result_files
+from loractl.runs.learner import ADAPTERS, Learner, result_files
 from loractl.runs.measure import Measure
 from loractl.runs.objective import Objective
 from loractl.runs.recipe import Cook
@@ -51,7 +51,7 @@ def train(spec: TrainingSpec, emit: Emit, cook: Cook) -> Outcome:
 def forget(spec: TrainingSpec) -> None:
     """Removes what an earlier run into this folder left for its own going on."""
     folder = spec.destination()
-    for name in ("checkpoints", "samples"):
+    for name in ("checkpoints", "samples", ADAPTERS):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (METRICS, "trace.json", "stopped.txt"):
         (folder / name).unlink(missing_ok=True)
@@ -170,13 +170,16 @@ class Run:
         self.emit(Numbers(step, dict(numbers)))
 
     def after_step(self, done: int) -> None:
-        """What happens between two steps; the checkpoint comes before everything that may fail."""
+        """What happens between two steps; the checkpoint comes before all that is large and may fail."""
         spec = self.spec
         if self.trace:
             self.trace.after(done)
         last = done == spec.train.steps
         leaving = not last and (self.stop.requested is not None or self.stop.out_of_time())
         due = done % spec.checkpoint.every == 0 or (last and done > spec.checkpoint.every)
+        if due and not last and spec.checkpoint.adapters:  # first: who goes on from a checkpoint is past it
+            with self.training.averaged():
+                self.emit(Wrote(self.learner.keep(self.folder, done), "adapter"))
         if leaving or due or self.stop.checkpoint_wanted:
             self.save_checkpoint(done)
         if leaving:
@@ -279,15 +282,11 @@ class Run:
             files = self.learner.save(self.folder, overwrite)
             if self.trace:
                 files["trace"] = self.folder / "trace.json"
-                files["trace"].write_text(
-                    json.dumps(self.trace.stretches, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-                )
+                told = json.dumps(self.trace.stretches, indent=1, sort_keys=True)
+                files["trace"].write_text(f"{told}\n", encoding="utf-8")
             if self.learner.learnt_nothing():
-                self.emit(
-                    Note(
-                        "trained, but nothing was learnt: what learns is as it was; raise train.lr or steps", "warning"
-                    )
-                )
+                text = "trained, but nothing was learnt: what learns is as it was; raise train.lr or steps"
+                self.emit(Note(text, "warning"))
             files |= self.album.finish()
             scores = self.measure.after()
         files |= self.measure.write(scores)

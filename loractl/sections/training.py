@@ -2,13 +2,15 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from loractl.sections.conflicts import Problems, of_adapters, of_memory, of_rates, rates
 from loractl.sections.data import DataSection
+from loractl.sections.learning import AdapterSection, EmbeddingSection
 from loractl.sections.presets import with_preset
-from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited
+from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited, unmeasured, written_below
 from loractl.specs import (
     AdapterOutputSection,
     AnyPath,
@@ -22,10 +24,14 @@ from loractl.specs import (
     Section,
     Spec,
     Weight,
+    refusal,
 )
 
 OPTIMIZERS = ("adamw", "adafactor", "prodigy", "schedulefree-adamw", "lion", "adamw8bit")
 Tracker = Literal["tensorboard", "wandb"]
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainSection(Section):
@@ -83,7 +89,7 @@ class NoiseSection(Section):
 
 class OptimizerSection(Section):
     name: str = Field("adamw", description=f"{', '.join(OPTIMIZERS)}, or a class by its dotted path")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the two moments")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="decay of the two moments")
     weight_decay: Weight = Field(1e-2, description="decoupled weight decay; tokens have none")
     eps: float = Field(1e-8, gt=0, description="added to the denominator")
     options: dict[str, Any] = Field({}, description="further arguments of the optimizer's class")
@@ -138,6 +144,9 @@ class CheckpointSection(Section):
     every: Positive = Field(250, description="steps between two checkpoints")
     keep: Positive = Field(4, description="how many there are at most")
     resume: Literal["auto", "never"] = Field("auto", description="go on from the last checkpoint, or refuse to")
+    adapters: bool = Field(
+        False, description="keep the adapter of each of them on the way in adapters/ of the output, for loractl grid"
+    )
 
 
 class EvalSection(Section):
@@ -201,11 +210,60 @@ class TrainingSpec(Spec):
             raise ValueError("eval.keep_best needs eval.every: it chooses among the scores on the way")
         return self
 
+    @model_validator(mode="after")
+    def _can_be_carried_out(self) -> "TrainingSpec":
+        if problems := self.conflicts():
+            raise refusal(problems)
+        return self
+
+    def conflicts(self) -> Problems:
+        """What is found of all keys together, before torch is imported."""
+        return {
+            **of_rates(self.optimizer.name, self.schedule.name, self.rates, self.early_end),
+            **of_memory(self.memory.quantize, self.memory.device, self.model.source),
+            **of_adapters(self.checkpoint.adapters, getattr(self, "adapter", None)),
+            **self._unmeasured(),
+        }
+
+    def _unmeasured(self) -> Problems:
+        """The scores on which something depends and that this job does not measure."""
+        said = {f"eval.fail_below.{name}": name for name in self.eval.fail_below}
+        if self.eval.keep_best:
+            said["eval.keep_best"] = self.eval.keep_best
+        needs = unmeasured(
+            said.values(),
+            self.judges,
+            ("the subject's",),
+            self.eval.samples,
+            held_out=self.eval.held_out is not None or [judge.source for judge in self.judges] == ["lab"],
+            training=True,
+            section="eval.",
+        )
+        return {key: needs[name] for key, name in said.items() if name in needs}
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """What learns, by the key of its rate → that rate."""
+        adapter: AdapterSection | None = getattr(self, "adapter", None)
+        embedding: EmbeddingSection | None = getattr(self, "embedding", None)
+        train = self.train
+        return rates(train.lr, train.text_encoder_lr, train.up_lr_ratio, adapter, embedding)
+
+    @property
+    def early_end(self) -> str | None:
+        """The key that lets a part learn for fewer steps than another that learns beside it."""
+        adapter, until = getattr(self, "adapter", None), self.train.text_encoder_steps
+        ends = adapter is not None and adapter.text_encoder and until is not None and until < self.train.steps
+        return "train.text_encoder_steps" if ends else None
+
     @property
     def judges(self) -> tuple[EncoderSection, ...]:
         if self.eval.encoders is not None:
             return self.eval.encoders
         return (EncoderSection(source="lab"),) if self.model.source == "lab" else ()
+
+    def shortfalls(self) -> list[str]:
+        return written_below(self.destination() / "scores.json", self.eval.fail_below)
 
     def checkpoints(self) -> Path:
         return self.destination() / "checkpoints"
