@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from loractl.sections import AdapterSection, DataSection, PriorSection, SubjectSection, TrainingSpec, TrainSection
 from loractl.sections.training import EvalSection, ScheduleSection, TrainSampleSection
-from loractl.specs import Name, Section
+from loractl.specs import Name, Section, Spec
 
 S = TypeVar("S", bound=Section)
 
@@ -129,6 +129,9 @@ class FleetSpec(TrainingSpec):
             self.solo(subject)
         except ValidationError as error:
             raise ValueError(f"the subject {subject.name}: {first_problem(error)}") from None
+
+    def require_shareable(self, processes: int) -> None:
+        Spec.require_shareable(self, processes)
 
     def solo(self, subject: FleetSubject) -> SoloSpec:
         """The subject's job, in its own folder of the fleet's; those of one class share its pictures."""
