@@ -10,13 +10,20 @@ from loractl.errors import DeviceError
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(name: str) -> torch.device:
-    """ "auto" is CUDA when there is one. Raises DeviceError for "cuda" without one."""
+def pick_device(name: str, index: int | None = None) -> torch.device:
+    """ "auto" is CUDA when there is one; `index` says which of several. Raises DeviceError for "cuda" without one, or
+    without so many.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError('no CUDA device was found: set memory.device = "cpu" or install a CUDA build of torch')
-    return torch.device(name)
+    if name == "cpu" or index is None:
+        return torch.device(name)
+    if index >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise DeviceError(f"process {index + 1} has no GPU of its own, there are {count}: lower memory.processes")
+    return torch.device(name, index)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -146,6 +146,14 @@ class Spec(Section):
         """What the result that is there lacks of what the job asks for: each a sentence, and exit code 8."""
         return []
 
+    def require_shareable(self, processes: int) -> None:
+        """ValueError when so many processes can't carry the job out together."""
+        if processes > 1:
+            raise ValueError(
+                f"{self.method} is the work of one process, not of {processes}: leave memory.processes out, and start "
+                "it without accelerate launch or torchrun"
+            )
+
     def resolved(self) -> Self:
         """The job with its destination spelt out, so that it can be carried out from anywhere."""
         output = self.output.model_copy(update={"path": self.destination().absolute()})

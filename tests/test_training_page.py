@@ -13,7 +13,7 @@ COMMANDS = [line for block in PAGE.split("```sh\n")[1:] for line in block.partit
 
 
 def test_there_are_commands() -> None:
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 8
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -35,6 +35,7 @@ from loractl.errors import (
 )
 from loractl.events import Finished, Note, Progress, Started
 from loractl.job import dump_job
+from loractl.launch import launched
 from loractl.method import Outcome
 from loractl.plugins import BUILT_IN_COMMANDS, Plugins, load_plugins
 from loractl.specs import Spec
@@ -166,8 +167,13 @@ def carry_out_all(many: Many, answer: Answer) -> int:
 def execute(spec: Spec, plugins: Plugins) -> Outcome:
     """Runs a job and writes it, resolved, beside its result; judges before torch is imported a result that is there."""
     spec = spec.resolved()
+    launch = launched()
+    if launch:
+        require_shareable(spec, launch.size)
     if spec.is_done() and not spec.output.overwrite:
         return keep(spec, plugins)
+    if launch and launch.index:  # the first of them tells and writes
+        return plugins.methods[spec.method].run(spec, lambda _: None)
     plugins.emit(Started(spec.model_dump(mode="json", exclude_none=True), spec.record().parent))
     if spec.resumes:
         spec.record().unlink(missing_ok=True)  # while it is overwritten a result is not done
@@ -179,6 +185,13 @@ def execute(spec: Spec, plugins: Plugins) -> Outcome:
     write_record(spec)
     plugins.emit(Finished(outcome.files, outcome.numbers))
     return outcome
+
+
+def require_shareable(spec: Spec, processes: int) -> None:
+    try:
+        spec.require_shareable(processes)
+    except ValueError as error:
+        raise JobError(str(error)) from error
 
 
 def keep(spec: Spec, plugins: Plugins) -> Outcome:
@@ -217,7 +230,11 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def listening(plugins: Plugins, answer: Answer) -> Iterator[None]:
-    """Shows events while a job runs; with --json nothing else can reach stdout."""
+    """Shows events while a job runs, in the first of several processes; with --json nothing else can reach stdout."""
+    launch = launched()
+    if launch and launch.index:
+        yield
+        return
     if answer.json:
         plugins.add_listener(JsonLines(sys.stdout))
         with contextlib.redirect_stdout(sys.stderr):

@@ -4,6 +4,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from loractl.errors import InputError, MismatchError
+from loractl.events import Emit, Note
+from loractl.runs.recipe import Cook
+from loractl.sections import TrainingSpec
+from loractl.train.checkpoint import latest_checkpoint, load_checkpoint
+
+Checkpoint = tuple[dict[str, Any], dict[str, Any]]  # tensors and values
+
 # A key stands for all keys below it. What is in neither list would make another run of what was done: refused.
 ACCEPTED = (
     "name",
@@ -15,6 +23,7 @@ ACCEPTED = (
     "log",
     "output",
     "memory.device",
+    "memory.processes",
     "memory.phases",
     "memory.cache_latents",
     "memory.cache_folder",
@@ -33,6 +42,45 @@ WARNED = (
     "optimizer.eps",
     "optimizer.options",
 )
+
+
+def last_checkpoint(spec: TrainingSpec, data: str, cook: Cook, emit: Emit) -> Checkpoint | None:
+    """The one to go on from, if there is one and the job allows it; `data` is the hash of the job's pictures."""
+    path = latest_checkpoint(spec.checkpoints())
+    if path is None:
+        return None
+    if spec.checkpoint.resume == "never":
+        raise InputError(
+            f"{spec.destination()} holds an interrupted run: choose another --out, allow checkpoint.resume = "
+            '"auto", or start over with --overwrite'
+        )
+    tensors, values = load_checkpoint(path)
+    for change in require_same_steps(values, spec, data, cook):
+        emit(Note(f"the interrupted run goes on with a change: {change}", "warning"))
+    return tensors, values
+
+
+def require_same_steps(checkpoint: Mapping[str, Any], spec: TrainingSpec, data: str, cook: Cook) -> list[str]:
+    """The changes since a checkpoint that a person should know of. MismatchError when the job or its pictures changed
+    so that the steps done would have been others.
+    """
+    refused, warned = judge(checkpoint["job"], json.loads(json.dumps(dumped(spec))))
+    if checkpoint["data"] != data:
+        refused.append("the training pictures, masks or captions are not those of the interrupted run")
+    before, now = cook(type(spec).model_validate_json(json.dumps(checkpoint["job"]))), cook(spec)
+    if not refused and any(before.active(s) != now.active(s) for s in range(checkpoint["step"])):
+        refused.append("the change of train.steps moves the phases of steps that are done")
+    if refused:
+        raise MismatchError(
+            f"{spec.destination()} holds an interrupted run of another job; undo these changes, choose another --out, "
+            "or start over with --overwrite:\n" + "\n".join(refused)
+        )
+    return warned
+
+
+def dumped(spec: TrainingSpec) -> dict[str, Any]:
+    """The job as checkpoints keep it."""
+    return spec.model_dump(mode="json", exclude_none=True)
 
 
 def judge(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:

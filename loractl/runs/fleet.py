@@ -21,13 +21,7 @@ from loractl.families.pipeline import load_model
 from loractl.inject.fleet import Fleet, take_off
 from loractl.inject.layers import LoraFactors
 from loractl.method import Outcome
-from loractl.runs.album import Album
-from loractl.runs.learner import Learner
-from loractl.runs.measure import Measure
-from loractl.runs.objective import Objective
 from loractl.runs.recipe import Cook
-from loractl.runs.sources import data_hash, make_sources
-from loractl.runs.studio import Studio
 from loractl.runs.training import Run, forget
 from loractl.sections import TrainingSpec
 from loractl.train.batches import Batch
@@ -35,7 +29,6 @@ from loractl.train.conditioning import Conditioner
 from loractl.train.fleet import Turns, fit_together
 from loractl.train.lock import lock
 from loractl.train.loss import denoising_errors
-from loractl.train.metrics import MetricsFile
 from loractl.train.stopping import Stop
 
 WORDS = {Note: "text", Facts: "title", Progress: "stage", Wrote: "what", Pictures: "what"}  # where a name goes in
@@ -86,36 +79,12 @@ class Member(Run):
 
     stop: Orders
 
-    def prepare(self, model: Family) -> None:
-        """Pictures, and what the untouched model makes of the prompts."""
-        self.model, self.folder, self.recipe = model, self.spec.destination(), self.cook(self.spec)
-        self.overwrites = self.may_overwrite()
-        self.studio = Studio(model, self.emit)
-        self.sources, pictures = make_sources(self.spec, self.recipe, self.studio, self.emit)
-        self.data, self.trace = data_hash(pictures), None
-        self.resumed = self.last_checkpoint()
-        self.measure = Measure(self.spec, self.recipe, self.studio, pictures)
-        self.album = Album(self.spec, self.recipe, self.studio)
-        self.album.begin()
-        if self.album.before and self.resumed is None and self.spec.sample.every:
-            self.emit(Pictures(0, self.album.write(0, self.album.before), "samples"))
-
     def join(self, conditioner: Conditioner) -> dict[str, dict[str, LoraFactors]]:
         """Injects its adapter and takes it off again: component → path → factors."""
-        self.learner = Learner(self.model, self.spec, self.recipe)
-        self.objective = Objective(self.spec, self.recipe, self.model, self.learner, self.sources)
+        self.equip()
         self.objective.conditioner = conditioner
-        self.training = self.new_training()
-        self.metrics = MetricsFile(self.folder)
         assert self.learner.lora is not None
         return {name: take_off(network) for name, network in self.learner.lora.networks_by_name.items()}
-
-    def start(self) -> None:
-        """Takes up an interrupted run."""
-        if self.resumed is not None:
-            self.go_on_from(self.resumed)
-        self.resumed = None
-        self.metrics.truncate(self.training.step)
 
 
 @dataclass
@@ -129,6 +98,8 @@ class Together:
 
     def outcome(self) -> Outcome:
         memory, source = self.spec.memory, self.spec.model
+        for member in self.crew.values():
+            member.begin()
         device = pick_device(memory.device)
         self.model = load_model(source.source, device, pick_dtype(memory.precision, device), **source.loading)
         if self.spec.noise.zero_terminal_snr:
@@ -146,7 +117,7 @@ class Together:
         networks = {name: self.model.components[name] for name in adapters[0]}
         self.fleet = Fleet(networks, adapters)
         for member in self.crew.values():
-            member.start()
+            member.take_up()
         first = next(iter(self.crew.values()))
         self.emit(Facts("what learns", {"subjects": len(self.crew), **first.learner.facts()}))
 

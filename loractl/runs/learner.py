@@ -8,14 +8,16 @@ from typing import Any, Literal
 from torch import Tensor
 
 from loractl.device import PRECISIONS
-from loractl.errors import MismatchError
+from loractl.errors import InputError, MismatchError
 from loractl.families.family import Family
 from loractl.formats import save_adapter
 from loractl.runs.parts import FullPart, LoraPart, Part, TokenPart, count
 from loractl.runs.recipe import Recipe
 from loractl.sections import TrainingSpec
 from loractl.tensors.adapter import Adapter
-from loractl.train.loop import Group
+from loractl.train.loop import Group, Plan, Training
+from loractl.train.metrics import NAME as METRICS
+from loractl.train.optim import make_optimizer
 
 Form = Literal["diffusers", "kohya"]
 ADAPTERS = "adapters"  # the folder of those that are kept on the way
@@ -25,7 +27,7 @@ class Learner:
     """The parts together."""
 
     def __init__(self, model: Family, spec: TrainingSpec, recipe: Recipe) -> None:
-        self.model, self.spec = model, spec
+        self.model, self.spec, self.recipe = model, spec, recipe
         adapter = recipe.adapter
         # tokens first: what adapters wrap of the text encoder does not include its embedding
         self.tokens = TokenPart(model, spec, recipe.embedding, recipe.token_weight) if recipe.embedding else None
@@ -41,6 +43,26 @@ class Learner:
 
     def groups(self) -> list[Group]:
         return [group for part in self.parts for group in part.groups()]
+
+    def training(self, parts: int) -> Training:
+        """The loop's state before the first step, of which each accumulates `parts` batches here."""
+        train, optimizer, schedule, groups = self.spec.train, self.spec.optimizer, self.spec.schedule, self.groups()
+
+        def active(step: int) -> frozenset[str]:
+            """The groups that learn in a step are those whose first word the recipe names."""
+            names = self.recipe.active(step)
+            return frozenset(group.name for group in groups if group.name.partition(":")[0] in names)
+
+        plan = Plan(train.steps, parts, train.max_grad_norm, schedule.name, schedule.warmup_steps, active, train.ema)
+        made = make_optimizer(
+            groups,
+            optimizer.name,
+            betas=optimizer.betas,
+            weight_decay=optimizer.weight_decay,
+            eps=optimizer.eps,
+            options=optimizer.options,
+        )
+        return Training(groups, made, plan)
 
     def facts(self) -> dict[str, Any]:
         found = {name: value for part in self.parts for name, value in part.facts().items()}
@@ -138,6 +160,20 @@ def by_token(tokens: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     for key, rows in tokens.items():
         found.setdefault(key.partition(".")[2], {})[key] = rows
     return found
+
+
+def may_overwrite(spec: TrainingSpec, recipe: Recipe) -> bool:
+    """Whether the files in the folder are those of this run, interrupted, or the job allows it.
+
+    Otherwise InputError when the result would replace one, now and not when training is over.
+    """
+    folder = spec.destination()
+    if spec.output.overwrite or (folder / METRICS).exists():
+        return True
+    there = [name for name in result_files(spec, recipe) if (folder / name).exists()]
+    if there:
+        raise InputError(f"{folder / there[0]} is already there: choose another --out, or replace it with --overwrite")
+    return False
 
 
 def result_files(spec: TrainingSpec, recipe: Recipe) -> list[str]:

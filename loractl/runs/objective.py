@@ -1,7 +1,7 @@
 """The loss of a training step: the subject's pictures, what keeps its class, and the pull on learned tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,10 +11,11 @@ from loractl.families.family import Family
 from loractl.runs.learner import Learner
 from loractl.runs.recipe import Recipe
 from loractl.sections import TrainingSpec
-from loractl.train.batches import Batch, Source
+from loractl.train.batches import Batch, Share, Source
 from loractl.train.conditioning import Conditioner
 from loractl.train.loss import Weighting, denoising_errors, predicted_prior_errors, prediction, with_prior
 from loractl.train.streams import stream
+from loractl.train.team import Team
 from loractl.train.templates import fill
 
 
@@ -27,12 +28,12 @@ class Objective:
     model: Family
     learner: Learner
     sources: Sequence[Source]  # the subject's and, with class pictures, the class's
+    team: Team = field(default=Team())
 
     def __post_init__(self) -> None:
-        loss = self.spec.loss
-        self.weighting = Weighting(
-            loss.kind, loss.huber_c, self.spec.train.snr_gamma, loss.debiased, loss.huber_schedule
-        )
+        train, loss = self.spec.train, self.spec.loss
+        self.share = Share(train.batch_size, train.grad_accum, self.team.index, self.team.size)
+        self.weighting = Weighting(loss.kind, loss.huber_c, train.snr_gamma, loss.debiased, loss.huber_schedule)
         self.conditioner = Conditioner(self.model)
         prior = self.recipe.prior
         self.prior_weight = prior.weight if prior else 0.0
@@ -73,17 +74,19 @@ class Objective:
         return denoising_errors(self.model, batch, self.conditioner(batch.captions, learns), self.weighting)
 
     def batches(self, step: int, part: int) -> list[Batch]:
-        size = self.spec.train.batch_size
-        samples, per_step = range(part * size, (part + 1) * size), size * self.spec.train.grad_accum
-        batches = [source.batch(step, samples, per_step) for source in self.sources]
+        """The subject's and the class's."""
+        return self._drawn(step, self.share.samples(part))
+
+    def _drawn(self, step: int, samples: range) -> list[Batch]:
+        batches = [source.batch(step, samples, self.share.per_step) for source in self.sources]
         if self.recipe.templates:
             captions = [self._sentence(step, sample) for sample in samples]
             batches[0] = replace(batches[0], captions=captions)
         return batches
 
     def where(self, step: int) -> str:
-        """The pictures and times of a step, for a report of what went wrong in it."""
-        batches = [batch for part in range(self.spec.train.grad_accum) for batch in self.batches(step, part)]
+        """The pictures and times of a step, for a report of what went wrong in it; of all processes' shares."""
+        batches = self._drawn(step, range(self.share.per_step))
         pairs = (
             (name, time) for batch in batches for name, time in zip(batch.names, batch.times.tolist(), strict=True)
         )

@@ -1,12 +1,12 @@
 """What moved, and when: for each stretch of steps with the same things learning, how far every group went."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from loractl.train.loop import Group
+from loractl.train.loop import Training
 
 
 class Trace:
@@ -16,8 +16,8 @@ class Trace:
     resumed run is that of the uninterrupted one.
     """
 
-    def __init__(self, groups: Sequence[Group], active: Callable[[int], frozenset[str]], total: int) -> None:
-        self._groups, self._active, self._total = groups, active, total
+    def __init__(self, training: Training) -> None:
+        self._groups, self._active, self._total = training.groups, training.active, training.plan.steps
         self.stretches: list[dict[str, Any]] = []
         self._began = 0
         self._before = self._now()

@@ -2,25 +2,33 @@
 
     lock → pictures → model → class pictures → scores and samples before → inject → (go on) → fit → save → after
 
-A run that was interrupted goes through the same stages, and takes up the loop where its last checkpoint stands.
+A run that was interrupted goes through the same stages, and takes up the loop where its last checkpoint stands. Several
+processes go through them side by side up to the last step; the first alone writes, samples and tells.
 """
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor, nn
+
+from loractl.data.examples import Example
 from loractl.device import pick_device, pick_dtype, require_determinism
-from loractl.errors import InputError, MismatchError, NumericsError
+from loractl.errors import InputError, NumericsError
 from loractl.events import Emit, Facts, Note, Numbers, Pictures, Wrote
+from loractl.families.family import Family
 from loractl.families.pipeline import load_model
 from loractl.families.precision import Keeping, compile_network, merging_note
+from loractl.launch import launched
 from loractl.method import Outcome
 from loractl.runs.album import Album
-from loractl.runs.changes import judge
-from loractl.runs.learner import ADAPTERS, Learner, result_files
+from loractl.runs.changes import dumped, last_checkpoint
+from loractl.runs.learner import ADAPTERS, Learner, may_overwrite
 from loractl.runs.measure import Measure
 from loractl.runs.objective import Objective
+from loractl.runs.processes import helpers
 from loractl.runs.recipe import Cook
 from loractl.runs.sources import data_hash, make_sources
 from loractl.runs.studio import Studio
@@ -28,24 +36,38 @@ from loractl.runs.trace import Trace
 from loractl.sections import TrainingSpec
 from loractl.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from loractl.train.lock import lock
-from loractl.train.loop import Plan, Training, fit
+from loractl.train.loop import fit
 from loractl.train.metrics import NAME as METRICS
 from loractl.train.metrics import MetricsFile
-from loractl.train.optim import make_optimizer
-from loractl.train.stopping import Stop
+from loractl.train.stopping import Heard, Stop
+from loractl.train.team import Elsewhere, Team, gathered
 
 
 def train(spec: TrainingSpec, emit: Emit, cook: Cook) -> Outcome:
-    """Runs the job that `cook` makes a recipe of."""
-    if spec.train.deterministic:
-        require_determinism()
-    folder = spec.destination()
-    limit = spec.train.max_minutes
-    stop = Stop(limit * 60 if limit else None)
-    with lock(folder):
+    """Runs the job that `cook` makes a recipe of, in as many processes as it says or a launcher has started."""
+    launch = launched()
+    if launch and launch.index:
+        return follow(spec, cook)
+    with lock(spec.destination()):
         if spec.output.overwrite:
             forget(spec)
-        return Run(spec, emit, cook, stop).outcome()
+        limit = spec.train.max_minutes
+        run = Run(spec, emit, cook, Stop(limit * 60 if limit else None))
+        run.begin()
+        with helpers(spec.memory.processes - 1, follow, spec, cook):
+            run.learn()
+            return run.finish(run.overwrites)
+
+
+def follow(spec: TrainingSpec, cook: Cook) -> Outcome:
+    """The run of any process but the first: it says and leaves nothing; what went wrong in it, the first says."""
+    try:
+        run = Run(spec, lambda _: None, cook, Stop())
+        run.begin()
+        run.learn()
+    except (Exception, KeyboardInterrupt) as error:
+        raise SystemExit(getattr(error, "exit_code", 1)) from error
+    return Outcome()
 
 
 def forget(spec: TrainingSpec) -> None:
@@ -66,14 +88,34 @@ class Run:
     cook: Cook
     stop: Stop
     best: float = field(default=float("-inf"), init=False)
+    team: Team = field(default=Team(), init=False)
+    agreed: Heard = field(default=Heard(), init=False)  # what the team heard before its last step
 
-    def outcome(self) -> Outcome:
+    def learn(self) -> None:
+        """Everything up to the last step, together with the others if there are any."""
+        if self.spec.train.deterministic:
+            require_determinism()
+        with gathered(self.spec.memory.device) as self.team:
+            self.prepare(self.load())
+            self.model.bring(*self.model.networks)
+            self.equip()
+            self.tell()
+            if self.spec.memory.compile:
+                compile_network(self.model.denoiser)
+            self.take_up()
+            self.fit()
+
+    def begin(self) -> None:
+        """What can be refused before a model is loaded."""
+        self.folder, self.recipe = self.spec.destination(), self.cook(self.spec)
+        self.overwrites = may_overwrite(self.spec, self.recipe)
+        launch, memory = launched(), self.spec.memory
+        pick_device(memory.device, launch.local if launch else memory.processes - 1)  # of the last that starts here
+
+    def load(self) -> Family:
         spec = self.spec
-        self.folder = spec.destination()
-        self.recipe = self.cook(spec)
-        overwrite = self.may_overwrite()
-        device = pick_device(spec.memory.device)
-        self.model = load_model(
+        device = pick_device(spec.memory.device, self.team.local)
+        model = load_model(
             spec.model.source,
             device,
             pick_dtype(spec.memory.precision, device),
@@ -83,119 +125,111 @@ class Run:
             **spec.model.loading,
         )
         if spec.noise.zero_terminal_snr:
-            self.model.end_in_pure_noise()
-        self.studio = Studio(self.model, self.emit)
-        sources, pictures = make_sources(spec, self.recipe, self.studio, self.emit)
+            model.end_in_pure_noise()
+        return model
+
+    def prepare(self, model: Family) -> None:
+        """The pictures, and what the untouched model makes of the prompts."""
+        self.model, self.studio = model, Studio(model, self.emit)
+        with self.team.leader_first():  # the others find its class pictures and cached latents
+            self.sources, pictures = make_sources(self.spec, self.recipe, self.studio, self.emit)
         self.data = data_hash(pictures)
-        resumed = self.last_checkpoint()
-        self.measure = Measure(spec, self.recipe, self.studio, pictures)
-        self.album = Album(spec, self.recipe, self.studio)
+        self.resumed = last_checkpoint(self.spec, self.data, self.cook, self.emit)
+        if self.team.leads:
+            self.look(pictures)
+
+    def look(self, pictures: Sequence[Example]) -> None:
+        """Scores and samples before training."""
+        self.measure = Measure(self.spec, self.recipe, self.studio, pictures)
+        self.album = Album(self.spec, self.recipe, self.studio)
         self.album.begin()
-        if self.album.before and resumed is None and spec.sample.every:
+        if self.album.before and self.resumed is None and self.spec.sample.every:
             self.emit(Pictures(0, self.album.write(0, self.album.before), "samples"))
 
-        self.model.bring(*self.model.networks)
-        self.learner = Learner(self.model, spec, self.recipe)
-        self.emit(Facts("what learns", self.learner.facts()))
-        if spec.memory.quantize != "none":
-            self.emit(Note(merging_note(spec.memory.quantize), "warning"))
-        if spec.memory.compile:
-            compile_network(self.model.denoiser)
-        self.objective = Objective(spec, self.recipe, self.model, self.learner, sources)
-        self.training = self.new_training()
-        self.trace = Trace(self.training.groups, self.active, spec.train.steps) if self.recipe.embedding else None
-        if resumed is not None:
-            self.go_on_from(resumed)
-        self.metrics = MetricsFile(self.folder)
-        self.metrics.truncate(self.training.step)
-        self.fit()
-        return self.finish(overwrite)
+    def equip(self) -> None:
+        """What learns, and how."""
+        self.learner = Learner(self.model, self.spec, self.recipe)
+        self.objective = Objective(self.spec, self.recipe, self.model, self.learner, self.sources, self.team)
+        self.training = self.learner.training(self.objective.share.parts)
+        self.trace = Trace(self.training) if self.recipe.embedding else None
 
-    def may_overwrite(self) -> bool:
-        """Whether the files in the folder are those of this run, interrupted, or the job allows it.
+    def tell(self) -> None:
+        together = {"processes": self.team.size} if self.team.size > 1 else {}
+        self.emit(Facts("what learns", {**self.learner.facts(), **together}))
+        if (kept := self.spec.memory.quantize) != "none":
+            self.emit(Note(merging_note(kept), "warning"))
 
-        Otherwise InputError when the result would replace one, now and not when training is over.
-        """
-        if self.spec.output.overwrite or (self.folder / METRICS).exists():
-            return True
-        there = [name for name in result_files(self.spec, self.recipe) if (self.folder / name).exists()]
-        if there:
-            raise InputError(
-                f"{self.folder / there[0]} is already there: choose another --out, or replace it with --overwrite"
-            )
-        return False
-
-    def active(self, step: int) -> frozenset[str]:
-        """Names of the groups that learn in a step: those whose first word the recipe names."""
-        names = self.recipe.active(step)
-        return frozenset(group.name for group in self.groups if group.name.partition(":")[0] in names)
-
-    def new_training(self) -> Training:
-        train, optimizer = self.spec.train, self.spec.optimizer
-        self.groups = self.learner.groups()
-        plan = Plan(
-            train.steps,
-            train.grad_accum,
-            train.max_grad_norm,
-            self.spec.schedule.name,
-            self.spec.schedule.warmup_steps,
-            self.active,
-            train.ema,
-        )
-        made = make_optimizer(
-            self.groups,
-            optimizer.name,
-            betas=optimizer.betas,
-            weight_decay=optimizer.weight_decay,
-            eps=optimizer.eps,
-            options=optimizer.options,
-        )
-        return Training(self.groups, made, plan)
+    def take_up(self) -> None:
+        """Goes on where an interrupted run has stopped."""
+        if self.resumed is not None:
+            self.go_on_from(self.resumed)
+        self.resumed, self.metrics = None, MetricsFile(self.folder)
+        if self.team.leads:
+            self.metrics.truncate(self.training.step)
 
     # The loop
 
     def fit(self) -> None:
         hooks: dict[str, Any] = {"where": self.objective.where, "on_numbers": self.on_numbers}
-        hooks["project"] = self.learner.end_step
+        hooks |= {"project": self.learner.end_step, "average": self.average}
         self.objective.settle()
+        self.team.require_same(self.training.step, self.training.parameters)
         try:
             with self.stop:
                 fit(self.training, self.objective, self.emit, self.after_step, **hooks)
         except NumericsError as error:
-            (self.folder / "stopped.txt").write_text(f"{error}\n", encoding="utf-8")
+            if self.team.leads:
+                (self.folder / "stopped.txt").write_text(f"{error}\n", encoding="utf-8")
+            raise
+        except Elsewhere:
+            if self.team.leads and self.training.step:
+                self.save_checkpoint(self.training.step)
             raise
 
+    def average(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """The step's own loss and gradients, once it is known that every process is well and has its share of them."""
+        if self.team.size > 1:
+            self.agreed = self.team.meet(self.stop.heard())
+        return self.team.average(loss, parameters)
+
     def on_numbers(self, step: int, numbers: Any) -> None:
-        self.metrics.add(step, numbers)
+        if self.team.leads:
+            self.metrics.add(step, numbers)
         self.emit(Numbers(step, dict(numbers)))
 
     def after_step(self, done: int) -> None:
         """What happens between two steps; the checkpoint comes before all that is large and may fail."""
-        spec = self.spec
         if self.trace:
             self.trace.after(done)
-        last = done == spec.train.steps
-        leaving = not last and (self.stop.requested is not None or self.stop.out_of_time())
-        due = done % spec.checkpoint.every == 0 or (last and done > spec.checkpoint.every)
-        if due and not last and spec.checkpoint.adapters:  # first: who goes on from a checkpoint is past it
+        heard = self.agreed if self.team.size > 1 else self.stop.heard()
+        last, every = done == self.spec.train.steps, self.spec.checkpoint.every
+        due = done % every == 0 or (last and done > every)
+        leaving = heard.leaving and not last
+        if self.team.leads and due and not last and self.spec.checkpoint.adapters:  # who goes on is past this step
             with self.training.averaged():
                 self.emit(Wrote(self.learner.keep(self.folder, done), "adapter"))
-        if leaving or due or self.stop.checkpoint_wanted:
+        if self.team.leads and (leaving or due or heard.checkpoint):
             self.save_checkpoint(done)
         if leaving:
-            self.leave(done)
-        if spec.sample.every and done % spec.sample.every == 0:
-            with self.training.averaged():
-                self.emit(Pictures(done, self.album.add(done), "samples"))
-        if spec.eval.every and done % spec.eval.every == 0:
-            self.score(done)
-        if not last:
+            self.leave(done, heard.signal)
+        if self.team.leads and self.show(done) and not last:
             self.objective.settle()
 
-    def leave(self, done: int) -> None:
-        """Raises KeyboardInterrupt or Terminated, with what to do next in `resume`."""
+    def show(self, done: int) -> bool:
+        """The pictures and scores that are due; whether there were any, for which networks may have moved."""
+        sample, measure = (each and done % each == 0 for each in (self.spec.sample.every, self.spec.eval.every))
+        if sample:
+            with self.training.averaged():
+                self.emit(Pictures(done, self.album.add(done), "samples"))
+        if measure:
+            self.score(done)
+        return bool(sample or measure)
+
+    def leave(self, done: int, number: int = 0) -> None:
+        """Raises KeyboardInterrupt or Terminated, with what to do next in `resume`, when all are ready for it."""
+        self.team.meet()
         try:
-            self.stop.leave()
+            self.stop.leave(number)
         except KeyboardInterrupt as error:
             steps = f"{done} of {self.spec.train.steps} steps"
             text = f"interrupted after {steps}: run the same job again to go on from there"
@@ -219,50 +253,13 @@ class Run:
 
     def save_checkpoint(self, done: int) -> None:
         tensors, values = self.training.state()
-        values = {
-            **values,
-            "job": self.job(),
-            "data": self.data,
-            "best": self.best if self.best > float("-inf") else None,
-        }
+        best = self.best if self.best > float("-inf") else None
+        values = {**values, "job": dumped(self.spec), "data": self.data, "best": best}
         if self.trace:
             more, values["trace"] = self.trace.state()
             tensors = {**tensors, **more}
         path = save_checkpoint(self.spec.checkpoints(), tensors, values, step=done, keep=self.spec.checkpoint.keep)
         self.emit(Wrote(path, "checkpoint"))
-
-    def job(self) -> dict[str, Any]:
-        return self.spec.model_dump(mode="json", exclude_none=True)
-
-    def last_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Tensors and values of the checkpoint to go on from, if there is one and the job allows it."""
-        path = latest_checkpoint(self.spec.checkpoints())
-        if path is None:
-            return None
-        if self.spec.checkpoint.resume == "never":
-            raise InputError(
-                f'{self.folder} holds an interrupted run: choose another --out, allow checkpoint.resume = "auto", or '
-                "start over with --overwrite"
-            )
-        tensors, values = load_checkpoint(path)
-        self.judge(values)
-        return tensors, values
-
-    def judge(self, values: dict[str, Any]) -> None:
-        """MismatchError when the job or its pictures changed so that the steps done would have been others."""
-        refused, warned = judge(values["job"], json.loads(json.dumps(self.job())))
-        if values["data"] != self.data:
-            refused.append("the training pictures, masks or captions are not those of the interrupted run")
-        before = self.cook(type(self.spec).model_validate_json(json.dumps(values["job"])))
-        if not refused and any(before.active(s) != self.recipe.active(s) for s in range(values["step"])):
-            refused.append("the change of train.steps moves the phases of steps that are done")
-        if refused:
-            raise MismatchError(
-                f"{self.folder} holds an interrupted run of another job; undo these changes, choose another --out, or "
-                "start over with --overwrite:\n" + "\n".join(refused)
-            )
-        for change in warned:
-            self.emit(Note(f"the interrupted run goes on with a change: {change}", "warning"))
 
     def go_on_from(self, checkpoint: tuple[dict[str, Any], dict[str, Any]]) -> None:
         tensors, values = checkpoint

@@ -113,6 +113,9 @@ class ScheduleSection(Section):
 
 
 class TrainMemorySection(MemorySection):
+    processes: Positive = Field(
+        1, description="share every step among so many, each on a GPU of its own (extra accelerate)"
+    )
     preset: Literal["8gb", "12gb", "24gb"] | None = Field(
         None, description="settings for the model on a GPU of this size; keys that are set beside it win"
     )
@@ -208,6 +211,7 @@ class TrainingSpec(Spec):
             raise ValueError("memory.phases needs memory.cache_latents: the autoencoder can't be there at every step")
         if self.eval.keep_best and not self.eval.every:
             raise ValueError("eval.keep_best needs eval.every: it chooses among the scores on the way")
+        self.require_shareable(self.memory.processes)
         return self
 
     @model_validator(mode="after")
@@ -255,6 +259,15 @@ class TrainingSpec(Spec):
         adapter, until = getattr(self, "adapter", None), self.train.text_encoder_steps
         ends = adapter is not None and adapter.text_encoder and until is not None and until < self.train.steps
         return "train.text_encoder_steps" if ends else None
+
+    def require_shareable(self, processes: int) -> None:
+        """ValueError when so many processes can't take equally much of a step."""
+        pictures = self.train.batch_size * self.train.grad_accum
+        if pictures % processes:
+            raise ValueError(
+                f"{processes} processes can't take equal shares of the {pictures} pictures of a step: choose a number "
+                "that divides train.batch_size × train.grad_accum"
+            )
 
     @property
     def judges(self) -> tuple[EncoderSection, ...]:

@@ -7,6 +7,7 @@ batches are one of twice the size.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -50,6 +51,45 @@ class Batch:
             None if self.extra is None or other.extra is None else torch.cat([self.extra, other.extra]),
             [*self.names, *other.names],
         )
+
+
+@dataclass(frozen=True)
+class Share:
+    """The samples of a step that one of `processes` takes: accumulated batches of its own as far as these go around,
+    and beyond that equal slices of them. All shares together are the step; each has as many samples as any other, so
+    the mean of their means is the step's.
+    """
+
+    batch_size: int
+    grad_accum: int = 1
+    index: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.per_step % self.processes:
+            raise ValueError(f"{self.processes} processes can't share {self.per_step} samples evenly")
+
+    @property
+    def per_step(self) -> int:
+        """The samples of all."""
+        return self.batch_size * self.grad_accum
+
+    @property
+    def parts(self) -> int:
+        """Batches that the process accumulates."""
+        return self.grad_accum // self._columns
+
+    def samples(self, part: int) -> range:
+        """The numbers of the samples in one of the process's batches."""
+        size = self.per_step // (self.processes * self.parts)
+        column, piece = self.index % self._columns, self.index // self._columns
+        start = (column * self.parts + part) * self.batch_size + piece * size
+        return range(start, start + size)
+
+    @property
+    def _columns(self) -> int:
+        """Into how many groups the processes fall whose accumulated batches differ."""
+        return gcd(self.grad_accum, self.processes)
 
 
 def _joined_masks(*batches: Batch) -> Tensor | None:

@@ -23,6 +23,7 @@ from loractl.train.schedule import rates
 Loss = Callable[[int, int], Tensor]  # (step, accumulated batch) → scalar
 Active = Callable[[int], frozenset[str]]  # step → names of the groups that learn in it
 OnNumbers = Callable[[int, Mapping[str, float]], None]  # (steps done, numbers of the last one)
+Average = Callable[[Tensor, Sequence[nn.Parameter]], Tensor]  # (loss, parameters) → loss; gradients in place
 
 LOOK_EVERY = {"cpu": 1}  # steps; looking costs nothing on a CPU, and on others it stops the queue of kernels
 
@@ -67,6 +68,7 @@ class Training:
         numbers: defaultdict[str, count[int]] = defaultdict(count)
         self._names = [f"{group.name}.{next(numbers[group.name])}" for group in groups for _ in group.parameters]
         self._made = options(optimizer)
+        self.active = plan.active or (lambda _: frozenset(group.name for group in groups))
         self._rates = rate_table(groups, plan)
         self._averages = [] if plan.ema is None else [p.detach().clone() for p in self.parameters]
 
@@ -177,6 +179,7 @@ def fit(
     stage: str = "train",
     where: Callable[[int], str] | None = None,
     on_numbers: OnNumbers | None = None,
+    average: Average = lambda loss, _: loss,
 ) -> list[float]:
     """Runs from `training.step` to the plan's end; returns each step's loss.
 
@@ -184,7 +187,7 @@ def fit(
     `after_step(n)` is called when n steps are done and may raise to stop; `on_numbers(n, numbers)` for every step, in
     order. The loss and the gradient's norm are looked at before every step on a CPU and before every tenth on a GPU;
     what `state` returns has been looked at. Raises NumericsError when one is not finite, with `where(step)`, which says
-    what the step was made of.
+    what the step was made of. `average` makes loss and gradients those of all processes that share the step.
     """
     watch = _Watch(training, emit, stage, where, on_numbers)
     training.settle = watch.look
@@ -193,7 +196,7 @@ def fit(
     try:
         for step in range(training.step, training.plan.steps):
             with training.learning(step) as groups:
-                value, norm = _gradient(groups, loss, step, training.plan)
+                value, norm = _gradient(groups, loss, step, training.plan, average)
                 watch.waiting.append((step, value, norm, groups[0]["lr"]))
                 if (step + 1) % every == 0 or step + 1 == training.plan.steps:
                     watch.look()
@@ -222,7 +225,9 @@ def rate_table(groups: Sequence[Group], plan: Plan) -> list[tuple[float | None, 
     return list(zip(*columns, strict=True))
 
 
-def _gradient(groups: Sequence[dict[str, Any]], loss: Loss, step: int, plan: Plan) -> tuple[Tensor, Tensor]:
+def _gradient(
+    groups: Sequence[dict[str, Any]], loss: Loss, step: int, plan: Plan, average: Average
+) -> tuple[Tensor, Tensor]:
     """Backward through each accumulated batch, then clipping: their mean loss, and the norm before clipping."""
     values = []
     for part in range(plan.grad_accum):
@@ -230,7 +235,8 @@ def _gradient(groups: Sequence[dict[str, Any]], loss: Loss, step: int, plan: Pla
         value.backward()
         values.append(value.detach())
     parameters = [parameter for group in groups for parameter in group["params"]]
-    return torch.stack(values).sum(), nn.utils.clip_grad_norm_(parameters, plan.max_grad_norm or float("inf"))
+    mean = average(torch.stack(values).sum(), parameters)
+    return mean, nn.utils.clip_grad_norm_(parameters, plan.max_grad_norm or float("inf"))
 
 
 @dataclass

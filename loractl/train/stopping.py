@@ -6,10 +6,24 @@ The first SIGINT or SIGTERM asks it to stop after the step, the second stops it 
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
 from loractl.errors import Terminated
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a run is asked for: to leave, by a signal (0 for none) or since its time is over; and a checkpoint."""
+
+    signal: int = 0
+    late: bool = False
+    checkpoint: bool = False
+
+    @property
+    def leaving(self) -> bool:
+        return self.signal != 0 or self.late
 
 
 class Stop:
@@ -48,9 +62,13 @@ class Stop:
     def out_of_time(self) -> bool:
         return time.monotonic() >= self._end
 
-    def leave(self) -> NoReturn:
-        """Raises what the signal means: Terminated for SIGTERM, else KeyboardInterrupt."""
-        raise Terminated if self.requested == signal.SIGTERM else KeyboardInterrupt
+    def heard(self) -> Heard:
+        """All of it; a wish for a checkpoint is told once."""
+        return Heard(self.requested or 0, self.out_of_time(), self.checkpoint_wanted)
+
+    def leave(self, number: int | None = None) -> NoReturn:
+        """Raises what the signal means, its own or another: Terminated for SIGTERM, else KeyboardInterrupt."""
+        raise Terminated if (number or self.requested) == signal.SIGTERM else KeyboardInterrupt
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         again, self.requested = self.requested is not None, number

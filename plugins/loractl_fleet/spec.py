@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from loractl.sections import AdapterSection, DataSection, PriorSection, SubjectSection, TrainingSpec, TrainSection
 from loractl.sections.training import EvalSection, ScheduleSection, TrainSampleSection
-from loractl.specs import Name, Section
+from loractl.specs import Name, Section, Spec
 
 S = TypeVar("S", bound=Section)
 
@@ -137,6 +137,9 @@ class FleetSpec(TrainingSpec):
     def shortfalls(self) -> list[str]:
         low = {subject.name: self.solo(subject).shortfalls() for subject in self.subjects}
         return [f"{name}: {'; '.join(problems)}" for name, problems in low.items() if problems]
+
+    def require_shareable(self, processes: int) -> None:
+        Spec.require_shareable(self, processes)
 
     def solo(self, subject: FleetSubject) -> SoloSpec:
         """The subject's job, in its own folder of the fleet's; those of one class share its pictures."""

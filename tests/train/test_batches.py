@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from loractl.data.examples import Example
 from loractl.data.latents import Latents
 from loractl.data.views import Variety
 from loractl.families.family import Posterior
-from loractl.train.batches import Batch, Source
+from loractl.train.batches import Batch, Share, Source
 from loractl.train.noise import Noising
 from tests.datasets.photos import save_photo
 
@@ -194,3 +196,19 @@ def test_on_a_gpu_the_host_waits_for_nothing(tmp_path: Path, kept: bool) -> None
         torch.cuda.set_sync_debug_mode("default")
     tensors = [getattr(batch, each.name) for each in fields(Batch)]
     assert {tensor.device.type for tensor in tensors if isinstance(tensor, Tensor)} == {"cuda"}
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.data())
+def test_shares_are_equal_and_together_the_step(batch_size: int, grad_accum: int, data: st.DataObject) -> None:
+    total = batch_size * grad_accum
+    processes = data.draw(st.sampled_from([count for count in range(1, total + 1) if total % count == 0]))
+    shares = [Share(batch_size, grad_accum, index, processes) for index in range(processes)]
+    batches = [share.samples(part) for share in shares for part in range(share.parts)]
+    assert sorted(sample for batch in batches for sample in batch) == list(range(total))
+    assert len({len(batch) for batch in batches}) == 1
+    assert all(len({sample // batch_size for sample in batch}) == 1 for batch in batches)
+
+
+def test_a_step_that_can_not_be_shared_evenly_is_refused() -> None:
+    with pytest.raises(ValueError, match="4 processes can't share 6 samples evenly"):
+        Share(2, 3, 0, 4)
