@@ -87,7 +87,7 @@ class _Plan:
             "captions": self._resident(*self.encoders),  # which need little besides
             "pictures": self._resident("vae") + self._encoding(),
             "training": sum(training.values()),
-            "samples": self._resident(*self.parts) + self._decoding() if job.samples else 0,
+            "samples": self._sampling() if job.samples else 0,
         }
         context = CONTEXT["cuda" if self.gpu else "cpu"]
         operations, read = job.grad_accum * (step.forward + step.backward), self.weights[self.name]
@@ -128,6 +128,12 @@ class _Plan:
         there = self.weights if not self.job.phases else {name: self.weights[name] for name in names}
         offloaded = self.job.offload == "blocks" and self.name in there
         return sum(there.values()) - (self.weights[self.name] - 2 * self.block if offloaded else 0)
+
+    def _sampling(self) -> int:
+        """All networks while a picture is decoded; or the largest of those that take turns."""
+        if not self.job.phases:
+            return self._resident() + self._decoding()
+        return max(self._resident(self.name), self._resident("vae") + self._decoding())
 
     def _learning_encoders(self) -> list[str]:
         """Those through which gradients flow, to tokens or to adapters of their own."""

@@ -103,8 +103,7 @@ class Member(Run):
     def join(self, conditioner: Conditioner) -> dict[str, dict[str, LoraFactors]]:
         """Injects its adapter and takes it off again: component → path → factors."""
         self.learner = Learner(self.model, self.spec, self.recipe)
-        self.objective = Objective(self.spec, self.recipe, self.model, self.learner, self.sources)
-        self.objective.conditioner = conditioner
+        self.objective = Objective(self.spec, self.recipe, self.model, self.learner, self.sources, conditioner)
         self.training = self.new_training()
         self.metrics = MetricsFile(self.folder)
         assert self.learner.lora is not None

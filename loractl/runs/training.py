@@ -20,7 +20,7 @@ from loractl.runs.album import Album
 from loractl.runs.changes import judge
 from loractl.runs.learner import Learner, result_files
 from loractl.runs.measure import Measure
-from loractl.runs.objective import Objective
+from loractl.runs.objective import Objective, make_room
 from loractl.runs.recipe import Cook
 from loractl.runs.sources import data_hash, make_sources
 from loractl.runs.studio import Studio
@@ -94,14 +94,14 @@ class Run:
         if self.album.before and resumed is None and spec.sample.every:
             self.emit(Pictures(0, self.album.write(0, self.album.before), "samples"))
 
-        self.model.bring(*self.model.networks)
+        conditioner = make_room(self.model, self.recipe, sources)
         self.learner = Learner(self.model, spec, self.recipe)
         self.emit(Facts("what learns", self.learner.facts()))
         if spec.memory.quantize != "none":
             self.emit(Note(merging_note(spec.memory.quantize), "warning"))
         if spec.memory.compile:
             compile_network(self.model.denoiser)
-        self.objective = Objective(spec, self.recipe, self.model, self.learner, sources)
+        self.objective = Objective(spec, self.recipe, self.model, self.learner, sources, conditioner)
         self.training = self.new_training()
         self.trace = Trace(self.training.groups, self.active, spec.train.steps) if self.recipe.embedding else None
         if resumed is not None:

@@ -123,7 +123,8 @@ class TrainMemorySection(MemorySection):
     compile: bool = Field(False, description="compile the denoiser: minutes at the start, faster steps")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
     phases: bool = Field(
-        False, description="have on the device only what the moment needs: text encoder, autoencoder or denoiser"
+        False,
+        description="load, and have on the device, only what the moment needs of a model's networks",
     )
     cache_latents: bool = Field(True, description="encode every picture once, not at every step")
     cache_variants: Positive = Field(4, description="random crops and colors of each picture that the cache holds")
