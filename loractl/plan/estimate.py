@@ -152,7 +152,7 @@ class _Plan:
             for name in names:
                 self.parts[name].requires_grad_(True)
             return sum(self.parameters[name] for name in names) + self._vectors()
-        form: Form = "auto" if job.quantize == "none" else "branch"  # few bits have no weights to add to
+        form: Form = "auto" if (job.quantize, job.offload) == ("none", "none") else "branch"  # as in the run
         for name, targets in self._targets():
             self.modules[name] = len(inject(self.parts[name], targets, form=form))
         adapted = [adapter_parameters(self.parts[name]) for name in self.modules]

@@ -78,7 +78,7 @@ class Run:
             device,
             pick_dtype(spec.memory.precision, device),
             phases=spec.memory.phases,
-            keeping=Keeping(spec.memory.quantize, spec.memory.offload, spec.memory.attention),
+            keeping=Keeping(**spec.memory.keeping),
             trains=True,
             **spec.model.loading,
         )

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from loractl.sections.data import DataSection
+from loractl.sections.memory import DenoiserMemorySection
 from loractl.sections.presets import with_preset
 from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited
 from loractl.specs import (
@@ -14,7 +15,6 @@ from loractl.specs import (
     AnyPath,
     Finite,
     InputPath,
-    MemorySection,
     Model,
     Positive,
     Rate,
@@ -106,20 +106,13 @@ class ScheduleSection(Section):
     warmup_steps: int = Field(0, ge=0, description="steps in which the rate rises from zero")
 
 
-class TrainMemorySection(MemorySection):
+class TrainMemorySection(DenoiserMemorySection):
     preset: Literal["8gb", "12gb", "24gb"] | None = Field(
         None, description="settings for the model on a GPU of this size; keys that are set beside it win"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the frozen model and its arithmetic; auto: bf16 on a GPU that has it, else fp32"
     )
-    quantize: Literal["none", "nf4", "int8", "fp8"] = Field(
-        "none", description="keep the frozen denoiser in 4 or 8 bits (nf4: extra bnb, int8: extra torchao)"
-    )
-    offload: Literal["none", "blocks"] = Field(
-        "none", description="keep the denoiser in main memory, and bring its blocks to the GPU one at a time"
-    )
-    attention: str | None = Field(None, description="an attention backend of diffusers, such as flash or _native_flash")
     compile: bool = Field(False, description="compile the denoiser: minutes at the start, faster steps")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
     phases: bool = Field(
