@@ -44,6 +44,13 @@ class Flux2Klein(Family):
         """(n, 4c, h/2, w/2). The spread is left out, as the model's makers do."""
         return F.pixel_unshuffle(self.vae.encode(pictures).latent_dist.mean, PATCH), None
 
+    def decoded(self, latents: Tensor) -> Tensor:
+        return super().decoded(F.pixel_shuffle(latents, PATCH))
+
+    def unpacked(self, latents: Tensor, size: int) -> Tensor:
+        side = size // self.multiple
+        return grid(latents, side, side)
+
     def encode_text(self, captions: Sequence[str]) -> Mapping[str, Tensor]:
         text, _ = self.pipeline.encode_prompt(
             self.written_out(captions), device=self.device, max_sequence_length=self.text_length

@@ -42,6 +42,13 @@ class QwenImage(Family):
         posterior = self.vae.encode(pictures.unsqueeze(2)).latent_dist
         return posterior.mean.squeeze(2), posterior.std.squeeze(2)
 
+    def decoded(self, latents: Tensor) -> Tensor:
+        return super().decoded(latents.unsqueeze(2))[:, :, 0]
+
+    def unpacked(self, latents: Tensor, size: int) -> Tensor:
+        side = size // self.multiple * PATCH
+        return unpack(latents, side, side)
+
     def encode_text(self, captions: Sequence[str]) -> Mapping[str, Tensor]:
         text, mask = self.pipeline.encode_prompt(
             self.written_out(captions), device=self.device, max_sequence_length=self.text_length

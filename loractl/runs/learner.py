@@ -70,12 +70,6 @@ class Learner:
             found["not written"] = f"kohya's form, which has no names for {self.model.title}"
         return found
 
-    @property
-    def adapts_text(self) -> bool:
-        """Whether a text encoder is among what the adapter changes."""
-        parts = [part.networks_by_name for part in (self.lora, self.full) if part]
-        return any(name in networks for networks in parts for name in self.model.text_encoder_names)
-
     def count(self) -> int:
         return count(self.groups())
 

@@ -27,7 +27,7 @@ from loractl.runs.album import Album
 from loractl.runs.changes import dumped, last_checkpoint
 from loractl.runs.learner import ADAPTERS, Learner, may_overwrite
 from loractl.runs.measure import Measure
-from loractl.runs.objective import Objective
+from loractl.runs.objective import Objective, make_room
 from loractl.runs.processes import helpers
 from loractl.runs.recipe import Cook
 from loractl.runs.sources import data_hash, make_sources
@@ -35,6 +35,7 @@ from loractl.runs.studio import Studio
 from loractl.runs.trace import Trace
 from loractl.sections import TrainingSpec
 from loractl.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from loractl.train.conditioning import Conditioner
 from loractl.train.lock import lock
 from loractl.train.loop import fit
 from loractl.train.metrics import NAME as METRICS
@@ -97,8 +98,7 @@ class Run:
             require_determinism()
         with gathered(self.spec.memory.device) as self.team:
             self.prepare(self.load())
-            self.model.bring(*self.model.networks)
-            self.equip()
+            self.equip(make_room(self.model, self.recipe, self.sources))
             self.tell()
             if self.spec.memory.compile:
                 compile_network(self.model.denoiser)
@@ -120,7 +120,7 @@ class Run:
             device,
             pick_dtype(spec.memory.precision, device),
             phases=spec.memory.phases,
-            keeping=Keeping(spec.memory.quantize, spec.memory.offload, spec.memory.attention),
+            keeping=Keeping(**spec.memory.keeping),
             trains=True,
             **spec.model.loading,
         )
@@ -146,10 +146,12 @@ class Run:
         if self.album.before and self.resumed is None and self.spec.sample.every:
             self.emit(Pictures(0, self.album.write(0, self.album.before), "samples"))
 
-    def equip(self) -> None:
+    def equip(self, conditioner: Conditioner) -> None:
         """What learns, and how."""
         self.learner = Learner(self.model, self.spec, self.recipe)
-        self.objective = Objective(self.spec, self.recipe, self.model, self.learner, self.sources, self.team)
+        self.objective = Objective(
+            self.spec, self.recipe, self.model, self.learner, self.sources, conditioner, self.team
+        )
         self.training = self.learner.training(self.objective.share.parts)
         self.trace = Trace(self.training) if self.recipe.embedding else None
 

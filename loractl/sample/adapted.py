@@ -27,7 +27,7 @@ def apply(model: Family, path: Path, name: str, weight: float = 1.0, *, allow_pi
     except (JobError, MismatchError) as error:
         raise type(error)(f"{path}: {error}") from error
     for component in adapter.components():
-        load_into(model.components[component], adapter.component(component), name, weight)
+        load_into(model.components[component], adapter.component(component), name, weight, model.device)
     return adapter
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -12,6 +12,7 @@ from loractl.sample.canvas import Canvas
 from loractl.sample.task import canvas_arguments, skipping, task_pipeline
 
 After = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ def render(
 
 
 def in_batches(
-    make: Callable[[Sequence[Request], After], list[Image.Image]],
+    make: Callable[[Sequence[Request], After], list[T]],
     requests: Sequence[Request],
     batch_size: int,
     on_step: After | None,
-) -> Iterator[Image.Image]:
-    """The pictures that `make(batch, after)` gives. Of turns of a batch `on_step` hears as steps of all pictures."""
+) -> Iterator[T]:
+    """What `make(batch, after)` gives. Of turns of a batch `on_step` hears as steps of all pictures."""
     total, done = sum(request.steps_run for request in requests), 0
     for batch in batches(requests, batch_size):
         steps = batch[0].steps_run * len(batch)

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from loractl.sections.conflicts import Problems, of_adapters, of_memory, of_rates, rates
 from loractl.sections.data import DataSection
 from loractl.sections.learning import AdapterSection, EmbeddingSection
+from loractl.sections.memory import DenoiserMemorySection
 from loractl.sections.presets import with_preset
 from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited, unmeasured, written_below
 from loractl.specs import (
@@ -16,7 +17,6 @@ from loractl.specs import (
     AnyPath,
     Finite,
     InputPath,
-    MemorySection,
     Model,
     Positive,
     Rate,
@@ -112,7 +112,7 @@ class ScheduleSection(Section):
     warmup_steps: int = Field(0, ge=0, description="steps in which the rate rises from zero")
 
 
-class TrainMemorySection(MemorySection):
+class TrainMemorySection(DenoiserMemorySection):
     processes: Positive = Field(
         1, description="share every step among so many, each on a GPU of its own (extra accelerate)"
     )
@@ -122,17 +122,11 @@ class TrainMemorySection(MemorySection):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the frozen model and its arithmetic; auto: bf16 on a GPU that has it, else fp32"
     )
-    quantize: Literal["none", "nf4", "int8", "fp8"] = Field(
-        "none", description="keep the frozen denoiser in 4 or 8 bits (nf4: extra bnb, int8: extra torchao)"
-    )
-    offload: Literal["none", "blocks"] = Field(
-        "none", description="keep the denoiser in main memory, and bring its blocks to the GPU one at a time"
-    )
-    attention: str | None = Field(None, description="an attention backend of diffusers, such as flash or _native_flash")
     compile: bool = Field(False, description="compile the denoiser: minutes at the start, faster steps")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
     phases: bool = Field(
-        False, description="have on the device only what the moment needs: text encoder, autoencoder or denoiser"
+        False,
+        description="load, and have on the device, only what the moment needs of a model's networks",
     )
     cache_latents: bool = Field(True, description="encode every picture once, not at every step")
     cache_variants: Positive = Field(4, description="random crops and colors of each picture that the cache holds")

@@ -14,6 +14,7 @@ from loractl.evaluate.report import photograph_row, prompt_rows, table, write_sc
 from loractl.evaluate.scores import make_scorer
 from loractl.events import Emit, Facts, Progress, Wrote
 from loractl.families.pipeline import load_model
+from loractl.families.precision import Keeping
 from loractl.method import Outcome
 from loractl.sample.denoise import Request
 from loractl.sample.picture import save_png, sheet
@@ -30,7 +31,8 @@ def run(spec: EvalSpec, emit: Emit) -> Outcome:
     require_determinism()
     device = pick_device(spec.memory.device)
     exam = Exam(spec.prompts, spec.class_prompts, spec.samples, _pictures(spec.held_out), _pictures(spec.training))
-    model = load_model(spec.model.source, device, pick_dtype(spec.memory.precision, device), **spec.model.loading)
+    dtype, keeping = pick_dtype(spec.memory.precision, device), Keeping(**spec.memory.keeping)
+    model = load_model(spec.model.source, device, dtype, keeping=keeping, **spec.model.loading)
     encoders = [EncoderSource(each.source, each.revision, each.weights, each.allow_pickle) for each in spec.judges]
     scorer = make_scorer(encoders, exam, device)
     with Session(model) as session:

@@ -4,8 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from loractl.sections.memory import PictureMemorySection
 from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited, Text, unmeasured, written_below
-from loractl.specs import AdapterUse, Finite, InputPath, MemorySection, Model, Positive, Section, Spec, refusal
+from loractl.specs import AdapterUse, Finite, InputPath, Model, Positive, Section, Spec, refusal
 
 
 class ScoredSampleSection(Section):
@@ -34,7 +35,7 @@ class EvalSpec(Spec):
         {}, description="score → the least it may be; below it the exit code is 8"
     )
     sample: ScoredSampleSection = Field(ScoredSampleSection(), description="how the pictures are made")
-    memory: MemorySection = Field(MemorySection(), description="device and precision")
+    memory: PictureMemorySection = Field(PictureMemorySection(), description="device, precision, denoiser")
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
