@@ -1,11 +1,9 @@
-"""The command line: builds the Typer app, carries out what a command returns, turns failures into exit codes."""
+"""The command line: builds the Typer app and carries out what a command returns."""
 
 import contextlib
-import errno
 import gc
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -21,18 +19,9 @@ import loractl
 from loractl.cli.commands import Commands, Report
 from loractl.cli.display import Display, JsonLines, write_json
 from loractl.cli.earlier import changes
+from loractl.cli.failures import fail
 from loractl.cli.many import Many, as_json, line, table, worst
-from loractl.errors import (
-    INTERRUPTED,
-    TERMINATED,
-    DeviceError,
-    DiskFullError,
-    InputError,
-    JobError,
-    LoractlError,
-    ScoreError,
-    Terminated,
-)
+from loractl.errors import InputError, JobError, ScoreError, Terminated
 from loractl.events import Finished, Note, Progress, Started
 from loractl.job import dump_job
 from loractl.launch import launched
@@ -41,8 +30,6 @@ from loractl.plugins import BUILT_IN_COMMANDS, Plugins, load_plugins
 from loractl.specs import Spec
 
 GLOBAL_OPTIONS = ("--json", "--quiet", "--print-job", "--version")
-USAGE_ERROR = typer.BadParameter.__mro__[1]  # click's UsageError, whichever click this Typer brings
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 FEWER_COLLECTIONS = (50_000, 20, 20)
 """Importing torch makes objects that all stay; to look for garbage among them every 700 took a tenth of that time."""
 
@@ -260,50 +247,3 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def fail(error: BaseException, as_json: bool) -> int:
-    """Says what went wrong, for a person on stderr or for a program on stdout; returns the exit code."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    code, problems = diagnose(error)
-    if code == LoractlError.exit_code:
-        traceback.print_exception(error)
-    if as_json:
-        write_json(sys.stdout, {"event": "error", "exit_code": code, "problems": problems})
-    else:
-        for problem in problems:
-            Console(stderr=True).print(Text(f"error: {problem}", "red"), soft_wrap=True, highlight=False)
-    return code
-
-
-def diagnose(error: BaseException) -> tuple[int, tuple[str, ...]]:
-    """Exit code and sentences for a failure; anything that is not ours to foresee is a bug."""
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        code, word = (TERMINATED, "terminated") if isinstance(error, Terminated) else (INTERRUPTED, "interrupted")
-        return code, (getattr(error, "resume", word),)  # training says how to go on
-    if isinstance(error, USAGE_ERROR):
-        return JobError.exit_code, (_usage(error),)
-    known = error if isinstance(error, LoractlError) else _recognize(error)
-    if isinstance(known, JobError):
-        return known.exit_code, known.problems
-    if known is not None:
-        return known.exit_code, (str(known),)
-    return LoractlError.exit_code, (f"{type(error).__name__}: {error}",)
-
-
-def _usage(error: BaseException) -> str:
-    """A Typer usage error as one sentence, with where to read on."""
-    message = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]  # USAGE_ERROR has it
-    command = getattr(getattr(error, "ctx", None), "command_path", "loractl")
-    return f"{message} (see {command} --help)"
-
-
-def _recognize(error: BaseException) -> LoractlError | None:
-    """Failures of the machine that libraries raise in their own ways; torch is judged by name, it may not be here."""
-    if type(error).__name__ == "OutOfMemoryError":
-        advice = "lower train.batch_size or sample.size, or set memory.gradient_checkpointing = true"
-        return DeviceError(f"the device is out of memory: {advice}")
-    if (isinstance(error, OSError) and error.errno in NO_SPACE) or "No space left on device" in str(error):
-        return DiskFullError(f"{error}; the last good files are untouched: free some space or choose another --out")
-    return None
