@@ -29,8 +29,6 @@ from loractl.specs import (
 
 OPTIMIZERS = ("adamw", "adafactor", "prodigy", "schedulefree-adamw", "lion", "adamw8bit")
 Tracker = Literal["tensorboard", "wandb"]
-
-
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -22,6 +22,7 @@ from loractl.sections.scoring import LAB_PLACES
 from loractl.sections.training import ScheduleSection
 from loractl.train.loop import Group, Plan, rate_table
 from loractl.train.schedule import schedule_factor
+from tests.cli.calling import call
 
 PLUGINS = (loractl_dreambooth, loractl_eval, loractl_fleet, loractl_pti, loractl_ti)
 METHODS = {method.name: method for plugin in PLUGINS for method in plugin.register_methods()}
@@ -98,6 +99,12 @@ CONFLICTS = [
 def test_it_is_told_with_its_line(tmp_path: Path, method: str, text: str, problem: str) -> None:
     (found,) = problems(tmp_path, method, text)
     assert problem in found
+
+
+def test_check_ends_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    problems(tmp_path, "pti", 'optimizer.name = "prodigy"')
+    code, out, err = call(capsys, "check", str(tmp_path / "job.toml"))
+    assert (code, out) == (2, "") and "job.toml:5: optimizer.name: prodigy finds one rate" in err
 
 
 def test_a_checkpoint_in_one_file_is_not_quantized_as_it_is_loaded(tmp_path: Path) -> None:

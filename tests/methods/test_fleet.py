@@ -13,7 +13,10 @@ import torch
 from loractl_fleet.spec import FleetSpec, FleetSubject
 from safetensors.torch import load_file
 
+from loractl.cli.earlier import changes
 from loractl.errors import JobError, ScoreError
+from loractl.evaluate.report import write_scores
+from loractl.evaluate.scores import Score
 from loractl.events import Event, Note, Numbers, Progress
 from loractl.formats import load_adapter
 from loractl.job import dump_job, override, read_job
@@ -187,6 +190,22 @@ def test_a_subject_that_misses_its_score_does_not_keep_the_others_from_their_fil
         run(read(job, tmp_path, "train.steps=1"))
     for name in ("spotted", "plain", "large"):
         assert (tmp_path / name / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_each_subject_is_judged_by_its_own_scores_and_its_limit_may_change(job: Path, tmp_path: Path) -> None:
+    settings = ('eval.encoders=["lab"]', "eval.fail_below.subject_fidelity=0.8")
+    spec = read(job, tmp_path, *settings)
+    for subject, value in zip(spec.subjects, (0.9, 0.5, 0.8), strict=True):
+        scores = Score(value, value, value, 1)
+        write_scores(tmp_path / subject.name / "scores.json", {"subject_fidelity": scores}, {})
+    assert spec.shortfalls() == ["plain: subject_fidelity is 0.500, below 0.8"]
+    (tmp_path / "job.toml").write_text(dump_job(spec), encoding="utf-8")
+    lower = read(job, tmp_path, *settings[:1], "eval.fail_below.subject_fidelity=0.4")
+    assert (lower.shortfalls(), changes(lower, METHODS)) == ([], [])
+    first, *others = lower.subjects
+    flipped = first.model_copy(update={"data": first.data.model_copy(update={"flip": True})})
+    other = lower.model_copy(update={"subjects": (flipped, *others)})
+    assert changes(other, METHODS) == ["subjects[0].data.flip: false → true"]
 
 
 @pytest.mark.parametrize(
