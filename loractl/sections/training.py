@@ -11,6 +11,7 @@ from loractl.sections.data import DataSection
 from loractl.sections.learning import AdapterSection, EmbeddingSection
 from loractl.sections.memory import DenoiserMemorySection
 from loractl.sections.presets import with_preset
+from loractl.sections.rates import RATE, with_rate
 from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited, unmeasured, written_below
 from loractl.specs import (
     AdapterOutputSection,
@@ -36,7 +37,9 @@ class TrainSection(Section):
     steps: Positive = Field(800, description="optimizer steps")
     batch_size: Positive = Field(1, description="subject pictures per step; prior preservation doubles it")
     grad_accum: Positive = Field(1, description="batches summed up for one optimizer step")
-    lr: Rate = Field(1e-4, description="learning rate of the denoiser's parameters")
+    lr: Rate = Field(
+        RATE, description="learning rate of the denoiser's parameters; by default higher for some families of models"
+    )
     up_lr_ratio: float = Field(1.0, gt=0, description="LoRA+: learning rate of `up` over that of `down`")
     text_encoder_lr: Rate | None = Field(None, description="learning rate of the text encoder's; by default lr / 20")
     text_encoder_steps: Positive | None = Field(None, description="the text encoder stops learning after so many steps")
@@ -170,7 +173,7 @@ class TrainingSpec(Spec):
 
     model: Model = Field(description="the base model")
     data: DataSection = Field(description="the subject's pictures")
-    train: TrainSection = Field(TrainSection(), description="the training loop")
+    train: TrainSection = Field(TrainSection(), validate_default=True, description="the training loop")
     loss: LossSection = Field(LossSection(), description="what is minimized")
     noise: NoiseSection = Field(NoiseSection(), description="the noise of training and its timesteps")
     optimizer: OptimizerSection = Field(OptimizerSection(), description="the optimizer")
@@ -181,6 +184,12 @@ class TrainingSpec(Spec):
     checkpoint: CheckpointSection = Field(CheckpointSection(), description="what an interrupted run goes on from")
     log: LogSection = Field(LogSection(), description="who is told of the run")
     output: AdapterOutputSection = Field(AdapterOutputSection(), description="where the result goes")
+
+    @field_validator("train")
+    @classmethod
+    def _resolve_rate(cls, train: TrainSection, info: ValidationInfo) -> TrainSection:
+        model = info.data.get("model")
+        return with_rate(train, model.source) if model else train
 
     @field_validator("memory")
     @classmethod
