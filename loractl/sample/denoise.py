@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from loractl.sample.canvas import Canvas
+from loractl.sample.canvas import Canvas, Size
 from loractl.sample.task import canvas_arguments, skipping, task_pipeline
 
 After = Callable[[int, int], None]
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to be made; size in pixels.
+    """One picture to be made; its size is the pixels of each side, or of its width and height.
 
     `scheduler` is of SAMPLERS, or empty for the model's own; `clip_skip` 1 reads the text encoder's last layer.
     """
@@ -26,11 +26,15 @@ class Request:
     seed: int
     steps: int
     guidance: float
-    size: int
+    size: int | Size
     negative: str = ""
     scheduler: str = ""
     clip_skip: int = 1
     canvas: Canvas | None = None
+
+    @property
+    def shape(self) -> Size:
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @property
     def steps_run(self) -> int:
@@ -109,7 +113,7 @@ def render_batch(
     what Stable Diffusion would be told into the words of the pipeline's family.
     """
     first = batch[0]
-    canvas = first.canvas and first.canvas.fitted(first.size)
+    canvas = first.canvas and first.canvas.fitted(first.shape)
 
     def at_end(pipe: Any, turn: int, _: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         after(turn + 1, pipe.num_timesteps)
@@ -123,7 +127,7 @@ def render_batch(
             "guidance_scale": first.guidance,
             "generator": [torch.Generator().manual_seed(request.seed) for request in batch],
             "callback_on_step_end": at_end,
-            **canvas_arguments(pipeline, canvas, first.size, len(batch)),
+            **canvas_arguments(pipeline, canvas, first.shape, len(batch)),
             **skips,
         }
         pictures: list[Image.Image] = pipeline(**say(wanted)).images

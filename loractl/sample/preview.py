@@ -58,7 +58,7 @@ class Preview:
         """For each picture of the run, how it looked after the steps that were looked at."""
         steps = Axis("step", tuple(map(str, self._seen)))
         rows = zip(*self._seen.values(), strict=True)
-        return [draw_table(steps, Axis(), row, cell=max(CELL, row[0].width)) for row in rows]
+        return [draw_table(steps, Axis(), row, cell=max(CELL, *row[0].size)) for row in rows]
 
     def pictures(self) -> list[Image.Image]:
         """The pictures that the denoiser's last answer means."""
