@@ -117,8 +117,8 @@ class Family(ABC):
         """The autoencoder's pictures (n, 3, height, width) of its own latents, as `moments` gives them."""
         return cast(Tensor, self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0])
 
-    def unpacked(self, latents: Tensor, size: int) -> Tensor:  # noqa: ARG002  most have them so
-        """What the pipeline's loop has of square pictures with a side of `size` pixels, as (n, c, h, w)."""
+    def unpacked(self, latents: Tensor, width: int, height: int) -> Tensor:  # noqa: ARG002  most have them so
+        """What the pipeline's loop has of pictures of so many pixels, as (n, c, h, w)."""
         return latents
 
     def request(self, wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,9 +34,8 @@ class Flux(Family):
         """Schnell was made with shorter texts than dev, which alone is told a guidance."""
         return 512 if self.pipeline.transformer.config.guidance_embeds else 256
 
-    def unpacked(self, latents: Tensor, size: int) -> Tensor:
-        side = size // self.multiple * PATCH
-        return unpack(latents, side, side)
+    def unpacked(self, latents: Tensor, width: int, height: int) -> Tensor:
+        return unpack(latents, height // self.multiple * PATCH, width // self.multiple * PATCH)
 
     def encode_text(self, captions: Sequence[str]) -> Mapping[str, Tensor]:
         text, pooled, _ = self.pipeline.encode_prompt(

@@ -47,9 +47,8 @@ class Flux2Klein(Family):
     def decoded(self, latents: Tensor) -> Tensor:
         return super().decoded(F.pixel_shuffle(latents, PATCH))
 
-    def unpacked(self, latents: Tensor, size: int) -> Tensor:
-        side = size // self.multiple
-        return grid(latents, side, side)
+    def unpacked(self, latents: Tensor, width: int, height: int) -> Tensor:
+        return grid(latents, height // self.multiple, width // self.multiple)
 
     def encode_text(self, captions: Sequence[str]) -> Mapping[str, Tensor]:
         text, _ = self.pipeline.encode_prompt(

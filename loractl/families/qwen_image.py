@@ -45,9 +45,8 @@ class QwenImage(Family):
     def decoded(self, latents: Tensor) -> Tensor:
         return super().decoded(latents.unsqueeze(2))[:, :, 0]
 
-    def unpacked(self, latents: Tensor, size: int) -> Tensor:
-        side = size // self.multiple * PATCH
-        return unpack(latents, side, side)
+    def unpacked(self, latents: Tensor, width: int, height: int) -> Tensor:
+        return unpack(latents, height // self.multiple * PATCH, width // self.multiple * PATCH)
 
     def encode_text(self, captions: Sequence[str]) -> Mapping[str, Tensor]:
         text, mask = self.pipeline.encode_prompt(

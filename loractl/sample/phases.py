@@ -84,7 +84,7 @@ def _latents(
     def at_end(heard: Callable[..., Any], pipeline: Any, turn: int, time: Any, kwargs: dict[str, Any]) -> Any:
         heard(pipeline, turn, time, kwargs)
         if turn + 1 == pipeline.num_timesteps:
-            found.append(model.unpacked(kwargs["latents"], batch[0].size))
+            found.append(model.unpacked(kwargs["latents"], *batch[0].shape))
             raise _Done
         return kwargs
 

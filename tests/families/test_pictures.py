@@ -1,5 +1,5 @@
-"""Pictures of any shape, from pictures and masks and along schedules: in every family what diffusers' own pipelines make
-of them.
+"""Pictures of any shape, from pictures and masks and along schedules: in every family what diffusers' own pipelines
+make of them.
 """
 
 from collections.abc import Iterator
