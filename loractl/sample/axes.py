@@ -39,8 +39,8 @@ def short_names(files: Sequence[PurePath]) -> tuple[str, ...]:
 
 
 def draw_table(x: Axis, y: Axis, pictures: Sequence[Image.Image], heading: str = "", cell: int = 128) -> Image.Image:
-    """The pictures of one place on z, their longer sides brought to `cell` pixels, under the labels of x and beside those
-    of y.
+    """The pictures of one place on z, under the labels of x and beside those of y; their longer sides are brought to
+    `cell` pixels.
 
     Labels are broken into lines as wide as a picture; the heading stands above everything.
     """
