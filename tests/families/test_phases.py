@@ -158,7 +158,7 @@ def test_pictures_in_phases(folder: Folder, name: str, monkeypatch: pytest.Monke
     """Those of the whole model, of several batches, with text encoders, denoiser and autoencoder one at a time."""
     model, plain = phased(folder(name)), load(folder(name))
     negative = "" if name == "flux2" else "blurred"
-    wanted = [Request(prompt, 7, 2, 3.0, 64, negative) for prompt in ("a dog", "a dog on the beach", "a dog")]
+    wanted = [Request(prompt, 7, 2, 3.0, (96, 64), negative) for prompt in ("a dog", "a dog on the beach", "a dog")]
     there: list[set[str]] = []
     bring = Family.bring
 
