@@ -4,8 +4,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from loractl.errors import InputError, MismatchError
 from loractl.events import Emit, Note
+from loractl.problems import first_problem
 from loractl.runs.recipe import Cook
 from loractl.sections import TrainingSpec
 from loractl.train.checkpoint import latest_checkpoint, load_checkpoint
@@ -64,10 +67,11 @@ def require_same_steps(checkpoint: Mapping[str, Any], spec: TrainingSpec, data: 
     """The changes since a checkpoint that a person should know of. MismatchError when the job or its pictures changed
     so that the steps done would have been others.
     """
-    refused, warned = judge(checkpoint["job"], json.loads(json.dumps(dumped(spec))))
+    job = json.loads(json.dumps(dumped(spec)))
+    refused, warned = judge(checkpoint["job"], job)
     if checkpoint["data"] != data:
         refused.append("the training pictures, masks or captions are not those of the interrupted run")
-    before, now = cook(type(spec).model_validate_json(json.dumps(checkpoint["job"]))), cook(spec)
+    before, now = cook(_as_it_was(spec, checkpoint["job"], job)), cook(spec)
     if not refused and any(before.active(s) != now.active(s) for s in range(checkpoint["step"])):
         refused.append("the change of train.steps moves the phases of steps that are done")
     if refused:
@@ -76,6 +80,23 @@ def require_same_steps(checkpoint: Mapping[str, Any], spec: TrainingSpec, data: 
             "or start over with --overwrite:\n" + "\n".join(refused)
         )
     return warned
+
+
+def _as_it_was(spec: TrainingSpec, before: Mapping[str, Any], now: Mapping[str, Any]) -> TrainingSpec:
+    """The job of a checkpoint; what may be changed freely is as it is now, since the files that it named may be gone.
+
+    MismatchError for a job that is refused by now.
+    """
+    free = [section for section in ACCEPTED if "." not in section]
+    kept = {key: value for key, value in before.items() if key not in free}
+    try:
+        job = kept | {key: now[key] for key in free if key in now}
+        return type(spec).model_validate_json(json.dumps(job))
+    except ValidationError as error:
+        raise MismatchError(
+            f"{spec.destination()} holds an interrupted run of a job that is refused now ({first_problem(error)}): "
+            "choose another --out, or start over with --overwrite"
+        ) from error
 
 
 def dumped(spec: TrainingSpec) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from loractl.problems import first_problem
 from loractl.sections import AdapterSection, DataSection, PriorSection, SubjectSection, TrainingSpec, TrainSection
 from loractl.sections.training import EvalSection, ScheduleSection, TrainSampleSection
 from loractl.specs import Name, Section, Spec
@@ -75,10 +76,6 @@ def filled(own: S, shared: Section) -> S:
     """The section with its own keys as they are and the others as the shared one has them."""
     said = {key: getattr(own, key) for key in own.model_fields_set}
     return type(own)(**{**dict(shared), **said})
-
-
-def first_problem(error: ValidationError) -> str:
-    return error.errors()[0]["msg"].removeprefix("Value error, ")
 
 
 class FleetSpec(TrainingSpec):

@@ -1,12 +1,16 @@
 """Which changes of a job an interrupted run may go on with; and that what the jobs name is there."""
 
-from typing import get_args
+import json
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from loractl_dreambooth.run import cook
 from loractl_dreambooth.spec import DreamBoothSpec
 from loractl_pti.spec import PivotalTuningSpec
 
-from loractl.runs.changes import ACCEPTED, WARNED, judge
+from loractl.errors import MismatchError
+from loractl.runs.changes import ACCEPTED, WARNED, dumped, judge, require_same_steps
 from loractl.sections.training import OPTIMIZERS, TrainingSpec
 from loractl.train.optim import _KINDS
 
@@ -31,6 +35,24 @@ def test_the_same_job_may_go_on() -> None:
 )
 def test_keys_are_judged_one_by_one(change: dict[str, object], refused: list[str], warned: list[str]) -> None:
     assert judge(JOB, {**JOB, **change}) == (refused, warned)
+
+
+def interrupted(folder: Path, **before: Any) -> list[str]:
+    """What is said when a run goes on whose checkpoint was written by a job with these sections."""
+    (folder / "a.png").touch()
+    sections = {"method": "dreambooth", "model": "lab", "subject": {"prompt": "a dog"}, "data": {"path": str(folder)}}
+    spec = DreamBoothSpec.model_validate_json(json.dumps(sections))
+    checkpoint = {"job": {**json.loads(json.dumps(dumped(spec))), **before}, "data": "hash", "step": 3}
+    return require_same_steps(checkpoint, spec, "hash", cook)
+
+
+def test_what_an_earlier_job_measured_with_may_be_gone(tmp_path: Path) -> None:
+    assert interrupted(tmp_path, eval={"held_out": str(tmp_path / "gone")}) == []
+
+
+def test_a_job_that_would_be_refused_now_is_no_crash(tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match=r"is refused now .*equal to 1.* start over"):
+        interrupted(tmp_path, train={"steps": 0})
 
 
 def test_every_key_of_the_tables_exists() -> None:
