@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from cases import CPU_CASES, GPU_CASES
 from torch.profiler import ProfilerActivity, profile, record_function
-from train import CPU_CASES, GPU_CASES, SIDES, Setting, Workplace
+from train import SIDES, Setting, Workplace
 
 PARTS = ("forward", "backward", "clip", "optimizer")
 

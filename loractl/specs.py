@@ -6,10 +6,21 @@ are relative to its folder (`InputPath`).
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import InitErrorDetails
 
 import loractl
 from loractl.ranges import numbers
@@ -60,6 +71,15 @@ class Section(BaseModel):
     """Unknown keys are errors, wrong types are errors, and nothing changes after validation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+def refusal(problems: Mapping[str, str]) -> ValidationError:
+    """What a validator of the whole job raises to have each problem told of the line of its dotted key."""
+    details = (
+        InitErrorDetails(type="value_error", loc=(*key.split("."),), input=None, ctx={"error": ValueError(problem)})
+        for key, problem in problems.items()
+    )
+    return ValidationError.from_exception_data("job", list(details))
 
 
 class OutputSection(Section):
@@ -121,6 +141,10 @@ class Spec(Section):
     def is_done(self) -> bool:
         """Whether there is a result that another run would replace."""
         return not self.writes_nothing and self.result().exists()
+
+    def shortfalls(self) -> list[str]:
+        """What the result that is there lacks of what the job asks for: each a sentence, and exit code 8."""
+        return []
 
     def require_shareable(self, processes: int) -> None:
         """ValueError when so many processes can't carry the job out together."""

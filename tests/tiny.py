@@ -1,12 +1,13 @@
 """Pipelines of random weights, one of each family, small enough to build in a test, with all kinds of layers."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
+    DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -18,6 +19,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+P = TypeVar("P", bound=DiffusionPipeline)
 WIDTH = 32  # of the text encoder, and of the UNet's cross-attention
 
 
@@ -63,23 +65,63 @@ def tiny_unet(**changes: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**config | changes).eval()
 
 
-def tiny_sd(seed: int = 0, **unet: Any) -> StableDiffusionPipeline:
-    """A pipeline that depends on `seed` and what is changed in the UNet, and leaves torch's random state as it was."""
+def tiny_sd3_transformer(**changes: Any) -> SD3Transformer2DModel:
+    config = {
+        "sample_size": 8,
+        "in_channels": 16,
+        "out_channels": 16,
+        "num_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 4,
+        "caption_projection_dim": 32,
+        "joint_attention_dim": WIDTH,
+        "pooled_projection_dim": WIDTH,
+        "pos_embed_max_size": 32,
+    }
+    return SD3Transformer2DModel(**config | changes).eval()
+
+
+def tiny_flux_transformer(**changes: Any) -> FluxTransformer2DModel:
+    config = {
+        "in_channels": 16,
+        "num_layers": 2,
+        "num_single_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": WIDTH,
+        "pooled_projection_dim": WIDTH,
+        "axes_dims_rope": (4, 6, 6),
+        "guidance_embeds": True,
+    }
+    return FluxTransformer2DModel(**config | changes).eval()
+
+
+def seeded(make: Callable[[], P], seed: int = 0) -> P:
+    """The pipeline that is made with this seed, always the same; torch's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer = tiny_tokenizer()
-        pipeline = StableDiffusionPipeline(
-            vae=tiny_autoencoder(),
-            text_encoder=tiny_text_encoder(tokenizer),
-            tokenizer=tokenizer,
-            unet=tiny_unet(**unet),
-            scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        pipeline = make()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def tiny_sd(seed: int = 0, **unet: Any) -> StableDiffusionPipeline:
+    """A pipeline that depends on `seed` and what is changed in the UNet."""
+    return seeded(lambda: _sd(**unet), seed)
+
+
+def _sd(**unet: Any) -> StableDiffusionPipeline:
+    tokenizer = tiny_tokenizer()
+    return StableDiffusionPipeline(
+        vae=tiny_autoencoder(),
+        text_encoder=tiny_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        unet=tiny_unet(**unet),
+        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def tiny_sdxl() -> StableDiffusionXLPipeline:
@@ -110,20 +152,8 @@ def tiny_sdxl() -> StableDiffusionXLPipeline:
 def tiny_sd3() -> StableDiffusion3Pipeline:
     """Without T5, as many use it."""
     tokenizer = tiny_tokenizer()
-    transformer = SD3Transformer2DModel(
-        sample_size=8,
-        in_channels=16,
-        out_channels=16,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=4,
-        caption_projection_dim=32,
-        joint_attention_dim=WIDTH,
-        pooled_projection_dim=WIDTH,
-        pos_embed_max_size=32,
-    )
     return StableDiffusion3Pipeline(
-        transformer=transformer.eval(),
+        transformer=tiny_sd3_transformer(),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=None,
         text_encoder=tiny_text_encoder(tokenizer, CLIPTextModelWithProjection),
@@ -138,19 +168,8 @@ def tiny_sd3() -> StableDiffusion3Pipeline:
 def tiny_flux() -> FluxPipeline:
     """Without T5."""
     tokenizer = tiny_tokenizer()
-    transformer = FluxTransformer2DModel(
-        in_channels=16,
-        num_layers=2,
-        num_single_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=WIDTH,
-        pooled_projection_dim=WIDTH,
-        axes_dims_rope=(4, 6, 6),
-        guidance_embeds=True,
-    )
     return FluxPipeline(
-        transformer=transformer.eval(),
+        transformer=tiny_flux_transformer(),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=None,
         text_encoder=tiny_text_encoder(tokenizer),
@@ -171,7 +190,5 @@ TINY: Mapping[str, Callable[[], Any]] = {
 
 
 def tiny(version: str, seed: int = 0) -> Any:
-    """The pipeline of a base model's version, always the same; torch's random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return TINY[version]()
+    """The pipeline of a base model's version."""
+    return seeded(TINY[version], seed)

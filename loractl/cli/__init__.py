@@ -1,17 +1,15 @@
-"""The command line: builds the Typer app, carries out what a command returns, turns failures into exit codes."""
+"""The command line: builds the Typer app and carries out what a command returns."""
 
 import contextlib
-import errno
 import gc
 import signal
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,18 +19,10 @@ import loractl
 from loractl.cli.commands import Commands, Report
 from loractl.cli.display import Display, JsonLines, write_json
 from loractl.cli.earlier import changes
+from loractl.cli.failures import fail
 from loractl.cli.many import Many, as_json, line, table, worst
-from loractl.errors import (
-    INTERRUPTED,
-    TERMINATED,
-    DeviceError,
-    DiskFullError,
-    InputError,
-    JobError,
-    LoractlError,
-    Terminated,
-)
-from loractl.events import Finished, Note, Started
+from loractl.errors import InputError, JobError, ScoreError, Terminated
+from loractl.events import Finished, Note, Progress, Started
 from loractl.job import dump_job
 from loractl.launch import launched
 from loractl.method import Outcome
@@ -40,8 +30,6 @@ from loractl.plugins import BUILT_IN_COMMANDS, Plugins, load_plugins
 from loractl.specs import Spec
 
 GLOBAL_OPTIONS = ("--json", "--quiet", "--print-job", "--version")
-USAGE_ERROR = typer.BadParameter.__mro__[1]  # click's UsageError, whichever click this Typer brings
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 FEWER_COLLECTIONS = (50_000, 20, 20)
 """Importing torch makes objects that all stay; to look for garbage among them every 700 took a tenth of that time."""
 
@@ -139,14 +127,23 @@ def respond(answer: Answer, plugins: Plugins) -> int:
 
 
 def carry_out_all(many: Many, answer: Answer) -> int:
-    """Runs several jobs: a line as each ends, one table of all, and the highest exit code."""
+    """Runs several jobs: their progress, a line as each ends, one table of all, and the highest exit code."""
     if answer.print_job:
         raise JobError("--print-job prints one job: name one")
-    results = []
-    for result in many.results():
+    results, display = [], Display(Console(stderr=True), answer.quiet)
+
+    def hear(name: str, event: Mapping[str, Any]) -> None:
+        if answer.json:
+            write_json(sys.stdout, {"job": name, **event})
+        elif event.get("event") == Progress.kind:
+            told = {key: value for key, value in event.items() if key != "event"}
+            display.on_event(Progress(**{**told, "stage": f"{name}: {told['stage']}"}))
+
+    for result in many.results(hear):
         results.append(result)
         if not answer.quiet:
-            Console(stderr=True).print(Text(line(result)), soft_wrap=True, highlight=False)
+            display.say(line(result))
+    display.close()
     if answer.json:
         write_json(sys.stdout, {"event": "results", "jobs": [as_json(result) for result in results]})
     else:
@@ -167,9 +164,12 @@ def execute(spec: Spec, plugins: Plugins) -> Outcome:
     plugins.emit(Started(spec.model_dump(mode="json", exclude_none=True), spec.record().parent))
     if spec.resumes:
         spec.record().unlink(missing_ok=True)  # while it is overwritten a result is not done
-    outcome = plugins.methods[spec.method].run(spec, plugins.emit)
-    if not spec.writes_nothing:
-        write_whole(spec.record(), dump_job(spec))
+    try:
+        outcome = plugins.methods[spec.method].run(spec, plugins.emit)
+    except ScoreError:  # the result is there all the same
+        write_record(spec)
+        raise
+    write_record(spec)
     plugins.emit(Finished(outcome.files, outcome.numbers))
     return outcome
 
@@ -182,14 +182,26 @@ def require_shareable(spec: Spec, processes: int) -> None:
 
 
 def keep(spec: Spec, plugins: Plugins) -> Outcome:
-    """Leaves the result that is there alone: a method that resumes has nothing to add to its own, any other refuses."""
+    """Leaves the result that is there alone: a method that resumes has nothing to add to its own, any other refuses.
+
+    ScoreError where the job asks for better scores than its result has, whatever it asked for when that was made.
+    """
     changed = changes(spec, plugins.methods)
-    if spec.resumes and changed == []:
+    low = spec.shortfalls() if changed == [] else []
+    if changed == [] and (spec.resumes or low):
         plugins.emit(Note(f"already done: {spec.destination()}"))
+        if low:
+            raise ScoreError("; ".join(low))
         return Outcome()
     more = f"; and {len(changed) - 3} more" if changed and len(changed) > 3 else ""
     other = f", made by another job ({'; '.join(changed[:3])}{more})" if changed else ""
     raise InputError(f"{spec.result()} is already there{other}: choose another --out, or replace it with --overwrite")
+
+
+def write_record(spec: Spec) -> None:
+    """Writes the resolved job beside the result."""
+    if not spec.writes_nothing:
+        write_whole(spec.record(), dump_job(spec))
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -235,50 +247,3 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def fail(error: BaseException, as_json: bool) -> int:
-    """Says what went wrong, for a person on stderr or for a program on stdout; returns the exit code."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    code, problems = diagnose(error)
-    if code == LoractlError.exit_code:
-        traceback.print_exception(error)
-    if as_json:
-        write_json(sys.stdout, {"event": "error", "exit_code": code, "problems": problems})
-    else:
-        for problem in problems:
-            Console(stderr=True).print(Text(f"error: {problem}", "red"), soft_wrap=True, highlight=False)
-    return code
-
-
-def diagnose(error: BaseException) -> tuple[int, tuple[str, ...]]:
-    """Exit code and sentences for a failure; anything that is not ours to foresee is a bug."""
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        code, word = (TERMINATED, "terminated") if isinstance(error, Terminated) else (INTERRUPTED, "interrupted")
-        return code, (getattr(error, "resume", word),)  # training says how to go on
-    if isinstance(error, USAGE_ERROR):
-        return JobError.exit_code, (_usage(error),)
-    known = error if isinstance(error, LoractlError) else _recognize(error)
-    if isinstance(known, JobError):
-        return known.exit_code, known.problems
-    if known is not None:
-        return known.exit_code, (str(known),)
-    return LoractlError.exit_code, (f"{type(error).__name__}: {error}",)
-
-
-def _usage(error: BaseException) -> str:
-    """A Typer usage error as one sentence, with where to read on."""
-    message = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]  # USAGE_ERROR has it
-    command = getattr(getattr(error, "ctx", None), "command_path", "loractl")
-    return f"{message} (see {command} --help)"
-
-
-def _recognize(error: BaseException) -> LoractlError | None:
-    """Failures of the machine that libraries raise in their own ways; torch is judged by name, it may not be here."""
-    if type(error).__name__ == "OutOfMemoryError":
-        advice = "lower train.batch_size or sample.size, or set memory.gradient_checkpointing = true"
-        return DeviceError(f"the device is out of memory: {advice}")
-    if (isinstance(error, OSError) and error.errno in NO_SPACE) or "No space left on device" in str(error):
-        return DiskFullError(f"{error}; the last good files are untouched: free some space or choose another --out")
-    return None

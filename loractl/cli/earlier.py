@@ -11,8 +11,9 @@ from loractl.method import Method
 from loractl.problems import dotted
 from loractl.specs import Spec
 
-# They say where, for how long and who hears of it, not what is made.
+# They say where, for how long, who hears of it and what is good enough, not what is made.
 IMMATERIAL = {("output", "path"), ("output", "overwrite"), ("train", "max_minutes"), ("log", "trackers")}
+LIMITS = "fail_below"  # a table of scores, of the job or of a subject
 
 
 def changes(spec: Spec, methods: Mapping[str, Method[Any]]) -> list[str] | None:
@@ -21,17 +22,22 @@ def changes(spec: Spec, methods: Mapping[str, Method[Any]]) -> list[str] | None:
         before, now = _leaves(read_job(spec.record(), methods)), _leaves(spec)
     except LoractlError:  # missing, or written by a version or a plugin that is not here
         return None
-    keys = [key for key in {**now, **before} if before.get(key) != now.get(key) and key not in IMMATERIAL]
+    keys = [key for key in {**now, **before} if before.get(key) != now.get(key) and _is_material(key)]
     return [f"{dotted(key)}: {_shown(before, key)} → {_shown(now, key)}" for key in keys]
+
+
+def _is_material(key: KeyPath) -> bool:
+    return key not in IMMATERIAL and LIMITS not in key
 
 
 def _leaves(spec: Spec) -> dict[KeyPath, Any]:
     return dict(_walk(spec.model_dump(mode="json", exclude_none=True)))
 
 
-def _walk(table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
+def _walk(table: Mapping[str, Any] | list[Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Every value below a table or an array of tables."""
+    for key, value in enumerate(table) if isinstance(table, list) else table.items():
+        if isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(each, Mapping) for each in value)):
             yield from _walk(value, (*path, key))
         else:
             yield (*path, key), value

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 from loractl.errors import JobError, LoractlError, PluginError, Terminated
 from loractl.job import dump_job
@@ -53,7 +53,16 @@ class Result:
 
 
 Work = Callable[[Errand, int], Result]  # (errand, retries)
-Executor = Callable[[Sequence[Errand], int, float | None], Iterator[Result]]  # (errands, retries, GPUs of each)
+Hear = Callable[[str, Mapping[str, Any]], None]  # (a job's name, one of its events as JSON values)
+
+
+def _deaf(name: str, event: Mapping[str, Any]) -> None:
+    """Hears nothing."""
+
+
+class Executor(Protocol):
+    def __call__(self, given: Sequence[Errand], retries: int, gpus: float | None, hear: Hear, /) -> Iterator[Result]:
+        """The result of each as soon as it is there; `gpus` are for each. What runs elsewhere may not be heard."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +78,9 @@ class Many:
         if self.executor not in EXECUTORS:
             raise JobError(f'--executor: there is no "{self.executor}"; {did_you_mean(self.executor, EXECUTORS)}')
 
-    def results(self) -> Iterator[Result]:
-        """Carries the jobs out; each result as soon as it is there."""
-        return EXECUTORS[self.executor](self.errands, self.retries, self.gpus)
+    def results(self, hear: Hear = _deaf) -> Iterator[Result]:
+        """Carries the jobs out; each result as soon as it is there. `hear` is told of events of jobs that run here."""
+        return EXECUTORS[self.executor](self.errands, self.retries, self.gpus, hear)
 
 
 def errands(specs: Iterable[Spec]) -> list[Errand]:
@@ -90,14 +99,26 @@ def worst(results: Iterable[Result]) -> int:
     return max((result.code for result in results), default=0)
 
 
-def local(given: Sequence[Errand], retries: int, _: float | None = None) -> Iterator[Result]:
+def carry_out(errand: Errand, retries: int, hear: Hear = _deaf) -> Result:
+    """Runs a job in a process of its own. One that is killed is started `retries` times again, and goes on from its
+    last checkpoint if its method has such.
+    """
+    began = time.monotonic()
+    for _ in range(retries + 1):
+        code, last = _process(errand, hear)
+        if code >= 0:
+            break
+    return _result(errand, code, last, time.monotonic() - began)
+
+
+def local(given: Sequence[Errand], retries: int, _: float | None = None, hear: Hear = _deaf) -> Iterator[Result]:
     """One after the other."""
     for errand in given:
-        yield carry_out(errand, retries)
+        yield carry_out(errand, retries, hear)
 
 
 def on_ray(
-    given: Sequence[Errand], retries: int, gpus: float | None = None, work: Work | None = None
+    given: Sequence[Errand], retries: int, gpus: float | None = None, _: Hear = _deaf, *, work: Work = carry_out
 ) -> Iterator[Result]:
     """On the Ray cluster of RAY_ADDRESS, or on one that is started on this machine: as many at once as have room, a CPU
     and `gpus` GPUs for each, by default 1 if the cluster has any. Yields them as they end.
@@ -108,7 +129,7 @@ def on_ray(
         ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
     try:
         share = gpus if gpus is not None else float(ray.cluster_resources().get("GPU", 0) > 0)
-        task = ray.remote(num_cpus=1, num_gpus=share, max_retries=retries)(work or carry_out)
+        task = ray.remote(num_cpus=1, num_gpus=share, max_retries=retries)(work)
         waiting = {task.remote(errand, retries): errand for errand in given}
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
@@ -119,18 +140,6 @@ def on_ray(
 
 
 EXECUTORS: Mapping[str, Executor] = {"local": local, "ray": on_ray}
-
-
-def carry_out(errand: Errand, retries: int) -> Result:
-    """Runs a job in a process of its own. One that is killed is started `retries` times again, and goes on from its
-    last checkpoint if its method has such.
-    """
-    began = time.monotonic()
-    for _ in range(retries + 1):
-        code, lines = _process(errand)
-        if code >= 0:
-            break
-    return _result(errand, code, lines, time.monotonic() - began)
 
 
 def _ray() -> Any:
@@ -187,22 +196,33 @@ def _told(result: Result) -> str:
     return f"{result.destination}{f' ({numbers})' if numbers else ''}"
 
 
-def _process(errand: Errand) -> tuple[int, list[str]]:
-    """Exit code, negative where a signal ended the process, and the lines of JSON that it printed.
+def _process(errand: Errand, hear: Hear) -> tuple[int, Mapping[str, Any]]:
+    """Exit code, negative where a signal ended the process, and its last event.
 
     When this process is asked to stop, the job is too, and has the time it takes to write a checkpoint.
     """
     with _job_file(errand) as file:
-        command = [*COMMAND, "--json", "run", str(file)]
+        command, last = [*COMMAND, "--json", "run", str(file)], dict[str, Any]()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=errand.folder) as process:
             try:
-                out, _ = process.communicate()
+                for text in process.stdout or ():
+                    last = _event(text)
+                    hear(errand.name, last)
             except KeyboardInterrupt as stop:
                 if isinstance(stop, Terminated):  # Ctrl-C reaches the job by itself
                     process.terminate()
                 process.communicate()
                 raise
-    return process.returncode, out.splitlines()
+    return process.returncode, last
+
+
+def _event(text: str) -> dict[str, Any]:
+    """Nothing for a line that a killed process left half written."""
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return {}
+    return found
 
 
 @contextlib.contextmanager
@@ -213,9 +233,8 @@ def _job_file(errand: Errand) -> Iterator[Path]:
         yield file
 
 
-def _result(errand: Errand, code: int, lines: Sequence[str], seconds: float) -> Result:
+def _result(errand: Errand, code: int, last: Mapping[str, Any], seconds: float) -> Result:
     """From the last event of a run, which is "finished", "error" or, where it was done already, a note."""
-    last = json.loads(lines[-1]) if lines else {}
     problems = tuple(last.get("problems", ()))
     if code < 0:
         code, problems = DIED, (f"its process was ended by signal {-code} each time",)

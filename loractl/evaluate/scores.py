@@ -11,7 +11,7 @@
 Cosines compare only with those of the same encoder. Less drift is better; of all others, more.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,17 +89,6 @@ def make_scorer(encoders: Sequence[EncoderSource], exam: Exam, device: torch.dev
     if LAB in encoders:
         raise MismatchError("the lab's reader judges alone: name it, or other encoders")
     return Scorer(EncoderJudge([load_encoder(source, device) for source in encoders], exam), exam)
-
-
-def below(scores: Mapping[str, Score], limits: Mapping[str, float]) -> list[str]:
-    """A sentence for each score that is not as high as its limit, or that has a limit and was not measured."""
-    missing = [name for name in limits if name not in scores]
-    values = {name: scores[name].value for name in limits if name in scores}
-    low = {name: value for name, value in values.items() if not value >= limits[name]}  # NaN is no pass
-    return [
-        *(f"{name} was not measured, so it can't be {limits[name]:g}" for name in missing),
-        *(f"{name} is {value:.3f}, below {limits[name]:g}" for name, value in low.items()),
-    ]
 
 
 def drift(compare: Comparison, prompts: Sequence[str]) -> Score:

@@ -3,7 +3,8 @@
     {"text": (n, tokens, width), "mask": (n, tokens), "pooled": (n, width)}
 
 What two captions are told by can be of different lengths; side by side, the shorter is filled up with zeros. A family
-whose captions differ in length has a mask among its tensors, 0 where nothing is said.
+whose captions differ in length has a mask among its tensors, 0 where nothing is said; `padded` leaves it on the CPU,
+where it can be looked at without waiting for a GPU.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ def joined(rows: Sequence[Conditioning]) -> Conditioning:
 
 def padded(texts: Sequence[Tensor]) -> dict[str, Tensor]:
     """Texts (tokens, width) of different lengths as "text" (n, longest, width) and "mask" (n, longest), 1 or 0."""
-    masks = [torch.ones(1, len(text), dtype=torch.int64, device=text.device) for text in texts]
+    masks = [torch.ones(1, len(text), dtype=torch.int64) for text in texts]
     return {"text": _stacked([text.unsqueeze(0) for text in texts]), "mask": _stacked(masks)}
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from loractl.errors import MismatchError
 from loractl.families.conditioning import Conditioning
 from loractl.families.prediction import DiffusionPath, NoisePath, noise_path
+from loractl.families.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,19 @@ class Family(ABC):
         guidance: float | None = None,
         guest_of: torch.device | None = None,
         offloaded: bool = False,
+        shelf: Shelf | None = None,
     ) -> None:
         """`dtype` is the precision of the arithmetic; parameters that learn may be kept in fp32 all the same.
 
-        The networks stay where they are; or they wait in main memory, and visit the device `guest_of` when `bring`
-        calls them. An offloaded denoiser sees to itself.
+        The networks stay where they are; or they wait on the shelf, without one in main memory, and visit the device
+        `guest_of` when `bring` calls them. An offloaded denoiser sees to itself.
         """
         self.pipeline, self.dtype, self.offloaded = pipeline, dtype, offloaded
         self.guidance = self.guidance_default if guidance is None else guidance
-        self.vae, self.scheduler = pipeline.vae, pipeline.scheduler
-        self._guest_of = guest_of
+        self.scheduler = pipeline.scheduler
+        self._guest_of, self._shelf = guest_of, shelf
         self.guests: frozenset[str] = frozenset()
+        self._kept: frozenset[str] = frozenset()
 
     # What a family says of itself
 
@@ -110,6 +113,14 @@ class Family(ABC):
             return encoded.latent_dist.mean, encoded.latent_dist.std
         return encoded.latents, None  # AutoencoderTiny
 
+    def decoded(self, latents: Tensor) -> Tensor:
+        """The autoencoder's pictures (n, 3, height, width) of its own latents, as `moments` gives them."""
+        return cast(Tensor, self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0])
+
+    def unpacked(self, latents: Tensor, size: int) -> Tensor:  # noqa: ARG002  most have them so
+        """What the pipeline's loop has of square pictures with a side of `size` pixels, as (n, c, h, w)."""
+        return latents
+
     def request(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """The pipeline's arguments for the pictures that are asked for in Stable Diffusion's words."""
         return dict(wanted) if self.text_length is None else {**wanted, "max_sequence_length": self.text_length}
@@ -133,6 +144,11 @@ class Family(ABC):
     @property
     def denoiser(self) -> nn.Module:
         return cast(nn.Module, getattr(self.pipeline, self.denoiser_name))
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder."""
+        return self.pipeline.vae
 
     @property
     def text_encoder_names(self) -> tuple[str, ...]:
@@ -172,13 +188,40 @@ class Family(ABC):
     def device(self) -> torch.device:
         return self._guest_of or next(next(iter(self.movable.values())).parameters()).device
 
+    @property
+    def has_guests(self) -> bool:
+        """Whether the networks take turns on the device."""
+        return self._guest_of is not None
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """The networks that are in main memory or on the device."""
+        return frozenset(name for name in self.networks if self._shelf is None or not self._shelf.has(name))
+
     def bring(self, *names: str) -> None:
         """Has these networks on the device and no others, if they are guests there; otherwise all of them stay."""
         if self._guest_of is None or self.guests == frozenset(names):
             return
-        for name in sorted(self.movable, key=names.__contains__):  # those that leave go first
-            self.networks[name].to(self._guest_of if name in names else "cpu")
+        for name in self.networks.keys() - names:  # those that leave go first
+            self._send_away(name)
+        for name in names:
+            self._fetch(name, self._guest_of)
         self.guests = frozenset(names)
+
+    def keep(self) -> None:
+        """What is on the device now is not freed any more when it leaves it: it has been changed, or comes often."""
+        self._kept = self.guests
+
+    def _send_away(self, name: str) -> None:
+        is_free = name not in self.loaded or (self._shelf and name not in self._kept and self._shelf.put_back(name))
+        if not is_free and name in self.movable:
+            self.networks[name].to("cpu")
+
+    def _fetch(self, name: str, device: torch.device) -> None:
+        if self._shelf and self._shelf.has(name):
+            self._shelf.take(name)
+        if name in self.movable:
+            self.networks[name].to(device)
 
     def autocast(self) -> torch.autocast:
         """The context in which the networks compute: lower precision where it was asked for, fp32 parameters or not."""
@@ -225,6 +268,11 @@ class Family(ABC):
         mean, spread = self.moments(pictures.to(self.device, self.vae.dtype))
         scaled = ((mean.float() - self.shift) * self.scale).contiguous()
         return Posterior(scaled, None if spread is None else (spread.float() * self.scale).contiguous())
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (n, c, h, w) in the denoiser's scale → pictures (n, 3, height, width) in [-1, 1]."""
+        return self.decoded(latents / self.scale + self.shift)
 
     def written_out(self, texts: Sequence[str]) -> list[str]:
         """Texts in which each learned token of several vectors is as many words, for pipelines that don't see to it."""

@@ -34,6 +34,10 @@ class Flux(Family):
         """Schnell was made with shorter texts than dev, which alone is told a guidance."""
         return 512 if self.pipeline.transformer.config.guidance_embeds else 256
 
+    def unpacked(self, latents: Tensor, size: int) -> Tensor:
+        side = size // self.multiple * PATCH
+        return unpack(latents, side, side)
+
     def encode_text(self, captions: Sequence[str]) -> Mapping[str, Tensor]:
         text, pooled, _ = self.pipeline.encode_prompt(
             list(captions), device=self.device, max_sequence_length=self.text_length

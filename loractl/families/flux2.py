@@ -44,6 +44,13 @@ class Flux2Klein(Family):
         """(n, 4c, h/2, w/2). The spread is left out, as the model's makers do."""
         return F.pixel_unshuffle(self.vae.encode(pictures).latent_dist.mean, PATCH), None
 
+    def decoded(self, latents: Tensor) -> Tensor:
+        return super().decoded(F.pixel_shuffle(latents, PATCH))
+
+    def unpacked(self, latents: Tensor, size: int) -> Tensor:
+        side = size // self.multiple
+        return grid(latents, side, side)
+
     def encode_text(self, captions: Sequence[str]) -> Mapping[str, Tensor]:
         text, _ = self.pipeline.encode_prompt(
             self.written_out(captions), device=self.device, max_sequence_length=self.text_length
@@ -54,7 +61,7 @@ class Flux2Klein(Family):
         height, width = noisy.shape[2:]
         length = conditioning["text"].shape[1]
         in_text = torch.zeros(length, AXES, device=noisy.device)
-        in_text[:, -1] = torch.arange(length)
+        in_text[:, -1] = torch.arange(length, device=noisy.device)
         said = self.pipeline.transformer(
             hidden_states=sequence(noisy),
             timestep=t / self.path.steps,

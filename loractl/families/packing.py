@@ -30,7 +30,7 @@ def grid(tokens: Tensor, height: int, width: int) -> Tensor:
 
 def places(height: int, width: int, axes: int, device: torch.device) -> Tensor:
     """Of each token of a grid its row on axis 1 and its column on axis 2: (h · w, axes), zero on all others."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    found = torch.zeros(height * width, axes)
-    found[:, 1], found[:, 2] = rows.flatten(), columns.flatten()
-    return found.to(device)
+    found = torch.zeros(height, width, axes, device=device)
+    found[..., 1] = torch.arange(height, device=device)[:, None]
+    found[..., 2] = torch.arange(width, device=device)
+    return found.flatten(0, 1)

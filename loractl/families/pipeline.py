@@ -1,17 +1,21 @@
 """Loads a base model: the built-in lab, a diffusers folder or a hub id."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from loractl.catalog import families
 from loractl.errors import InputError, MismatchError
 from loractl.families.family import Family
-from loractl.families.precision import Keeping, loading, refuse_for_one_file, settle
+from loractl.families.outlines import outlines
+from loractl.families.precision import Keeping, check, loading, refuse_for_one_file, settle
+from loractl.families.shelf import Shelf, compute_on
 from loractl.families.single_file import is_single_file, load_single_file, variant_of
 
 LAB = Path(__file__).parent.parent / "lab" / "weights"
@@ -36,13 +40,17 @@ def load_model(
     trains: bool = False,
 ) -> Family:
     """Everything frozen and in evaluation mode. Raises InputError when there is no such model, MismatchError for a
-    family that is not known. With `phases` the networks wait in main memory until `bring` calls them. `config` and
-    `allow_pickle` are for a checkpoint in one file; `keeping` says how the denoiser is kept, which `trains` or not.
+    family that is not known. With `phases` networks wait until `bring` calls them: those of a folder or a hub id
+    unread, those of a single file in main memory. `config` and `allow_pickle` are for a checkpoint in one file;
+    `keeping` says how the denoiser is kept, which `trains` or not.
     """
     quiet()
     from diffusers import DiffusionPipeline
 
-    where = str(LAB) if source == "lab" else source
+    def ready(denoiser: nn.Module) -> None:
+        settle(denoiser, keeping, device, dtype, trains)
+
+    where, shelf = str(LAB) if source == "lab" else source, None
     if is_single_file(where):
         refuse_for_one_file(keeping.quantize)
         pipeline = load_single_file(where, dtype, config, allow_pickle)
@@ -50,21 +58,39 @@ def load_model(
     else:
         index = _found(source, lambda: DiffusionPipeline.load_config(where, revision=revision))
         family = family_of(source, index["_class_name"])
-        more = {**family.loading, **loading(keeping.quantize, family.denoiser_name, dtype, device)}
-        variant = variant_of(Path(where))
-        pipeline = _found(
-            source,
-            lambda: DiffusionPipeline.from_pretrained(where, revision=revision, dtype=dtype, variant=variant, **more),
-        )
+        how = {"revision": revision, "dtype": dtype, "variant": variant_of(Path(where)), **family.loading}
+        how |= loading(keeping.quantize, family.denoiser_name, dtype, device)
+        load = partial(_load_folder, source, where, how)
+        parts = _outlines(source, where, how, index) if phases else {}
+        pipeline = load(**parts)
+        shelf = Shelf(pipeline, parts, load, {family.denoiser_name: ready}) if phases else None
     pipeline.set_progress_bar_config(disable=True)
-    guidance = LAB_GUIDANCE if source == "lab" else None
-    model = family(pipeline, dtype, guidance, device if phases else None, keeping.offload == "blocks")
+    guidance, guest_of = LAB_GUIDANCE if source == "lab" else None, device if phases else None
+    model = family(pipeline, dtype, guidance, guest_of, keeping.offload == "blocks", shelf)
     for network in model.networks.values():
         network.requires_grad_(False).eval()
+    if phases:
+        compute_on(pipeline, device)
     for network in model.movable.values() if not phases else ():
         network.to(device)
-    settle(model.denoiser, keeping, device, dtype, trains)
+    (ready if shelf is None else partial(check, keeping=keeping, trains=trains))(model.denoiser)
     return model
+
+
+def _load_folder(source: str, where: str, how: Mapping[str, Any], **parts: Any) -> Any:
+    """The pipeline of a folder or a hub id, which gives what is not among the parts."""
+    from diffusers import DiffusionPipeline
+
+    return _found(source, lambda: DiffusionPipeline.from_pretrained(where, **{**how, **parts}))
+
+
+def _outlines(source: str, where: str, how: Mapping[str, Any], index: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """Of the networks of a folder, or of a hub id, which comes into the cache."""
+    from diffusers import DiffusionPipeline
+
+    folder = where if Path(where).is_dir() else _found(source, lambda: DiffusionPipeline.download(where, **how))
+    with torch.device("meta"):
+        return outlines(Path(folder), index, how["dtype"])
 
 
 def family_of(source: str, pipeline: str) -> type[Family]:

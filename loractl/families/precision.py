@@ -42,6 +42,14 @@ def settle(denoiser: Any, keeping: Keeping, device: torch.device, dtype: torch.d
         set_attention(denoiser, keeping.attention)
 
 
+def check(denoiser: Any, keeping: Keeping, trains: bool) -> None:
+    """Whether the denoiser can be kept so, as far as its outline tells before it is loaded; errors as of `settle`."""
+    if keeping.offload == "blocks":
+        _refuse_convolutions(denoiser, trains)
+    if keeping.attention is not None:
+        set_attention(denoiser, keeping.attention)
+
+
 def loading(quantize: str, denoiser: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """Further arguments of a pipeline's `from_pretrained`, which quantizes the network called `denoiser`.
 
@@ -100,15 +108,19 @@ def offload_blocks(denoiser: Any, device: torch.device, trains: bool) -> None:
     with gradient checkpointing is memory saved, since backward keeps what it needs. MismatchError for training a UNet,
     whose convolutions can't do without their weights in between.
     """
+    _refuse_convolutions(denoiser, trains)
+    kind: dict[str, Any] = {"offload_type": "leaf_level"}
+    if not trains:
+        kind = {"offload_type": "block_level", "num_blocks_per_group": 1}
+    denoiser.enable_group_offload(onload_device=device, offload_device=torch.device("cpu"), **kind)
+
+
+def _refuse_convolutions(denoiser: nn.Module, trains: bool) -> None:
     if trains and any(isinstance(module, nn.Conv2d) for block in _blocks(denoiser) for module in block.modules()):
         raise MismatchError(
             'memory.offload = "blocks" trains transformers alone: for a UNet leave it out, and set memory.phases or '
             'memory.quantize = "fp8"'
         )
-    kind: dict[str, Any] = {"offload_type": "leaf_level"}
-    if not trains:
-        kind = {"offload_type": "block_level", "num_blocks_per_group": 1}
-    denoiser.enable_group_offload(onload_device=device, offload_device=torch.device("cpu"), **kind)
 
 
 def _blocks(denoiser: nn.Module) -> list[nn.Module]:

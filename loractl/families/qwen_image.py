@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from loractl.device import upload
 from loractl.families.conditioning import padded
 from loractl.families.family import Family
 from loractl.families.packing import PATCH, pack, unpack
@@ -41,11 +42,18 @@ class QwenImage(Family):
         posterior = self.vae.encode(pictures.unsqueeze(2)).latent_dist
         return posterior.mean.squeeze(2), posterior.std.squeeze(2)
 
+    def decoded(self, latents: Tensor) -> Tensor:
+        return super().decoded(latents.unsqueeze(2))[:, :, 0]
+
+    def unpacked(self, latents: Tensor, size: int) -> Tensor:
+        side = size // self.multiple * PATCH
+        return unpack(latents, side, side)
+
     def encode_text(self, captions: Sequence[str]) -> Mapping[str, Tensor]:
         text, mask = self.pipeline.encode_prompt(
             self.written_out(captions), device=self.device, max_sequence_length=self.text_length
         )
-        return padded(list(text)) if mask is None else {"text": text, "mask": mask}
+        return padded(list(text)) if mask is None else {"text": text, "mask": mask.cpu()}
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         height, width = noisy.shape[2:]
@@ -54,7 +62,7 @@ class QwenImage(Family):
             hidden_states=pack(noisy),
             timestep=t / self.path.steps,
             encoder_hidden_states=conditioning["text"],
-            encoder_hidden_states_mask=None if mask.all() else mask,
+            encoder_hidden_states_mask=None if mask.all() else upload(mask, noisy.device),
             img_shapes=[[(1, height // PATCH, width // PATCH)]] * len(noisy),
         )
         return unpack(cast(Tensor, said.sample), height, width)

@@ -35,7 +35,8 @@ class ZImage(Family):
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """The model's time is 1 in the clean picture, and its velocity leads there."""
-        texts = [text[mask.bool()] for text, mask in zip(conditioning["text"], conditioning["mask"], strict=True)]
+        lengths = conditioning["mask"].sum(1).tolist()
+        texts = [text[:length] for text, length in zip(conditioning["text"], lengths, strict=True)]
         videos = list(noisy.unsqueeze(2).unbind())
         said = self.pipeline.transformer(videos, 1 - t / self.path.steps, texts).sample
         return -torch.stack(cast(list[Tensor], said)).squeeze(2)

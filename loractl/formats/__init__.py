@@ -114,11 +114,14 @@ class Loaded:
         return contents.adapter(self.source.metadata)
 
 
-def load(path: Path, paths: Iterable[str] = (), *, allow_pickle: bool = False) -> Loaded:
-    """What is in a file. `paths` are the module paths of its model, for names that cannot be read without them."""
+def load(path: Path, paths: Iterable[str] = (), *, allow_pickle: bool = False, any_format: bool = False) -> Loaded:
+    """What is in a file. `paths` are the module paths of its model, for names that cannot be read without them.
+
+    FormatError for a file of no known format, unless `any_format` is wanted: then all its keys are unknown.
+    """
     tensors, metadata = read_pickle(path) if allow_pickle and is_pickle(path) else read_tensors(path)
     source = Source(path.stem, tensors, metadata, paths)
-    name = _detect(path, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    name = _detect(path, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, any_format)
     if name not in FORMATS:
         return Loaded(path, name, source, Contents(unknown=sorted(tensors)))
     try:
@@ -174,7 +177,7 @@ def describe(loaded: Loaded) -> dict[str, Any]:
     for found in contents.foreign.values():
         foreign[found.reason] += found.keys
     return {
-        "kind": "checkpoint" if loaded.format == "checkpoint" else "embedding" if _is_embedding(contents) else "lora",
+        "kind": _kind(loaded),
         "format": loaded.format,
         "components": {component: _summary(adapter.component(component)) for component in adapter.components()},
         "held": loaded.held,
@@ -192,12 +195,14 @@ def describe(loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def _detect(path: Path, shapes: Shapes) -> str:
+def _detect(path: Path, shapes: Shapes, any_format: bool = False) -> str:
     for name, row in FORMATS.items():
         if row.knows(shapes):
             return name
     if any(_CHECKPOINT.fullmatch(key) for key in shapes):
         return "checkpoint"
+    if any_format:
+        return "unknown"
     first = f"its first tensor is {min(shapes)}" if shapes else "it has no tensors"
     raise FormatError(
         f"{path} has no adapter format that loractl knows ({first}): save it with the tool that made it in one of "
@@ -205,8 +210,11 @@ def _detect(path: Path, shapes: Shapes) -> str:
     )
 
 
-def _is_embedding(contents: Contents) -> bool:
-    return bool(contents.tokens) and not (contents.modules or contents.vectors or contents.foreign)
+def _kind(loaded: Loaded) -> str:
+    if loaded.format not in FORMATS:
+        return loaded.format
+    contents = loaded.contents
+    return "embedding" if contents.tokens and not (contents.modules or contents.vectors or contents.foreign) else "lora"
 
 
 def _summary(modules: Mapping[str, LowRank]) -> dict[str, Any]:

@@ -53,9 +53,10 @@ def write(adapter: Adapter, dtype: torch.dtype, _name: str) -> tuple[dict[str, T
 
 
 def _by_output(path: str, magnitude: Tensor) -> Tensor:
+    """(out,), of a convolution (1, out, *1)."""
     if magnitude.numel() != len(magnitude):
         raise MismatchError(f"peft has DoRA's magnitudes by output and {path} has them by input: choose kohya's format")
-    return magnitude.flatten()
+    return magnitude.transpose(0, 1) if magnitude.ndim > 2 else magnitude.flatten()
 
 
 def _locate(key: str) -> Place | None:

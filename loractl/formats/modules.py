@@ -93,7 +93,7 @@ def gather(tensors: Mapping[str, Tensor], locate: Locate, alpha: Alpha = lambda 
         else:
             found[place.module][place.part] = key
     for module, keys in sorted(found.items()):
-        parts = {part: tensors[key] for part, key in keys.items()}
+        parts = {part: _by_output(key, tensors[key]) for part, key in keys.items()}
         if reason := foreign(parts):
             contents.foreign[" and ".join(module.paths)] = Foreign(reason, sorted(keys.values()))
         else:
@@ -154,6 +154,11 @@ def _add_updates(contents: Contents, kind: str, updates: Mapping[str, LowRank]) 
         if path in contents.modules:
             raise FormatError(f"the module {path} is there twice, alone and in another: remove one of the two")
         contents.modules[path], contents.kinds[path] = low, kind
+
+
+def _by_output(key: str, tensor: Tensor) -> Tensor:
+    """Peft has DoRA's magnitudes by output always, those of a convolution as (1, out, 1, 1): these as (out,)."""
+    return tensor.flatten() if "lora_magnitude_vector" in key else tensor
 
 
 def _magnitudes(name: str, module: Native, magnitude: Tensor, low: LowRank) -> dict[str, Tensor]:

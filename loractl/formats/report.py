@@ -24,8 +24,11 @@ _BLOCK = re.compile(r"text_encoder(_\d)?|\w+\.(\w+_blocks\.\d+|\w+)")
 
 @one_thread()
 def describe(path: Path, with_modules: bool = False, allow_pickle: bool = False) -> dict[str, Any]:
-    """All that `inspect` says, with the base model and ‖ΔW‖ (Frobenius), of what is understood and of each block."""
-    loaded = load(path, allow_pickle=allow_pickle)
+    """All that `inspect` says, with the base model and ‖ΔW‖ (Frobenius), of what is understood and of each block.
+
+    A file of no known format is described too: its keys are all unknown.
+    """
+    loaded = load(path, allow_pickle=allow_pickle, any_format=True)
     found, adapter = describe_file(loaded), loaded.contents.adapter(loaded.source.metadata)
     norms = {name: norm(low) for name, low in adapter.modules.items()}
     first = {key: found.pop(key) for key in ("kind", "format")}

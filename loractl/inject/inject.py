@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from loractl.errors import JobError, MismatchError
-from loractl.inject.layers import Form, Layer, LoraFactors, LoraInjected, wrap
+from loractl.inject.layers import Form, Layer, LoraFactors, LoraInjected, weight_shape, wrap
 from loractl.inject.targets import Target, injectable
 from loractl.inject.tokens import TokenEmbedding
 from loractl.tensors.adapter import content_hash
@@ -25,20 +25,28 @@ def inject(
     name: str = "default",
     generator: torch.Generator | None = None,
     form: Form = "auto",
+    device: torch.device | None = None,
 ) -> list[str]:
     """Gives each target a fresh adapter and returns the paths; the output stays what it was, because `up` is zero.
 
-    Freezes the parameters of the wrapped layers and no others. A layer that is wrapped already keeps its form.
+    Freezes the parameters of the wrapped layers and no others. A layer that is wrapped already keeps its form. Factors
+    are on the `device`, by default on that of the layer's weight, which may visit another to compute.
     """
     layers = _layers(model, targets)
-    modules = {path: _fresh(layers[path].weight, target, generator) for path, target in targets.items()}
-    _add(model, layers, modules, name, form)
+    modules = {path: _fresh(weight_shape(layers[path]), target, generator) for path, target in targets.items()}
+    _add(model, layers, modules, name, form, device)
     return list(modules)
 
 
-def load_into(model: nn.Module, modules: Mapping[str, LowRank], name: str = "default", weight: float = 1.0) -> None:
+def load_into(
+    model: nn.Module,
+    modules: Mapping[str, LowRank],
+    name: str = "default",
+    weight: float = 1.0,
+    device: torch.device | None = None,
+) -> None:
     """Gives the model an adapter that exists. Checks every module first: after a MismatchError nothing has changed."""
-    _add(model, fitting_layers(model, modules), modules, name, "auto")
+    _add(model, fitting_layers(model, modules), modules, name, "auto", device)
     set_weight(model, weight, name)
 
 
@@ -46,7 +54,7 @@ def fitting_layers(model: nn.Module, modules: Mapping[str, LowRank]) -> dict[str
     """The layers that the modules are for. MismatchError names the first that is missing or has another shape."""
     layers = _layers(model, modules)
     for path, low in modules.items():
-        _check_shape(path, low, layers[path].weight)
+        _check_shape(path, low, weight_shape(layers[path]))
     return layers
 
 
@@ -123,13 +131,13 @@ def adapter(model: nn.Module, name: str = "default") -> dict[str, LoraFactors]:
     return found
 
 
-def _fresh(weight: Tensor, target: Target, generator: torch.Generator | None) -> LowRank:
+def _fresh(shape: torch.Size, target: Target, generator: torch.Generator | None) -> LowRank:
     """`up` = 0 and `down` ~ N(0, 1/r²), on the CPU, so that a seed means the same factors on every device.
 
     The LoRA paper says Gaussian (section 4.1); cloneofsimo/lora and diffusers' training scripts take 1/r as standard
     deviation, and the learning rates people know were found with it. peft's default is Kaiming-uniform with a = √5.
     """
-    out, *inner = weight.shape
+    out, *inner = shape
     down = torch.randn(target.rank, *inner, generator=generator) / target.rank
     up = torch.zeros(out, target.rank, *(1 for _ in inner[1:]))
     return LowRank(down, up, target.alpha)
@@ -146,21 +154,28 @@ def _layers(model: nn.Module, paths: Iterable[str]) -> dict[str, Layer]:
     return {path: layers[path] for path in paths}
 
 
-def _check_shape(path: str, low: LowRank, weight: Tensor) -> None:
-    pointwise = (low.rank, *(1 for _ in weight.shape[2:]))
-    if low.shape != weight.shape or low.up.shape[1:] != pointwise:
-        down, up, layer = (tuple(tensor.shape) for tensor in (low.down, low.up, weight))
+def _check_shape(path: str, low: LowRank, shape: torch.Size) -> None:
+    pointwise = (low.rank, *(1 for _ in shape[2:]))
+    if low.shape != shape or low.up.shape[1:] != pointwise:
+        down, up, layer = (tuple(each) for each in (low.down.shape, low.up.shape, shape))
         raise MismatchError(
             f"{path}: the adapter's down {down} and up {up} do not fit the layer's weight {layer}, "
             "so it was made for another base model"
         )
 
 
-def _add(model: nn.Module, layers: Mapping[str, Layer], modules: Mapping[str, LowRank], name: str, form: Form) -> None:
+def _add(
+    model: nn.Module,
+    layers: Mapping[str, Layer],
+    modules: Mapping[str, LowRank],
+    name: str,
+    form: Form,
+    device: torch.device | None,
+) -> None:
     _check_name(model, name)
     for path, low in modules.items():
         layer = wrap(layers[path], form)
-        layer.adapters[name] = LoraFactors(low, layer.weight.device)
+        layer.adapters[name] = LoraFactors(low, device or layer.weight.device)
         model.set_submodule(path, layer)
 
 

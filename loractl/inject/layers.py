@@ -17,6 +17,7 @@ from typing import Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from loractl.tensors.lowrank import LowRank
 
@@ -145,15 +146,31 @@ def _plus(weight: Tensor, low: LowRank) -> Tensor:
 
 
 def _form_for(base: nn.Linear | nn.Conv2d, form: Form) -> Form:
-    """A grouped convolution always takes the weight form: all its groups share `down`, so there is no branch."""
+    """A grouped convolution always takes the weight form: all its groups share `down`, so there is no branch. A weight
+    in few bits always takes the branch: there is nothing to add to.
+    """
     if getattr(base, "groups", 1) > 1:
         return "weight"
+    if _is_in_few_bits(base.weight):
+        return "branch"
     if form == "auto":
         return "weight" if base.weight.numel() <= WEIGHT_SPACE_LIMIT else "branch"
     return form
 
 
+def _is_in_few_bits(weight: Tensor) -> bool:
+    """As bytes (bitsandbytes), as 8-bit floats, or in a tensor that looks like a plain one (torchao)."""
+    is_plain = weight.is_floating_point() and weight.element_size() > 1
+    return not is_plain or is_traceable_wrapper_subclass(weight)
+
+
 Layer = nn.Linear | nn.Conv2d | LoraInjected
+
+
+def weight_shape(layer: Layer) -> torch.Size:
+    """(out, in/groups, *k) of the weight with which the layer computes; in storage it may be packed."""
+    base = layer.base if isinstance(layer, LoraInjected) else layer
+    return torch.Size((base.out_features, base.in_features)) if isinstance(base, nn.Linear) else base.weight.shape
 
 
 def wrap(layer: Layer, form: Form = "auto") -> LoraInjected:

@@ -4,12 +4,13 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 from loractl.lab.scenes import COLORS, LANDSCAPES, WALLS, Color, Scene
 
 SIZE = 64
 SUPERSAMPLING = 4
+HATCHES = 4  # to a side of the picture
 INK: Color = (25, 25, 30)
 PAPER: Color = (250, 250, 250)
 
@@ -43,11 +44,10 @@ class Pen:
         self._draw.polygon(self._points(points), fill=fill)
 
 
-def draw(scene: Scene, rng: random.Random, size: int = SIZE, border: float = 0.0) -> Image.Image:
+def draw(scene: Scene, rng: random.Random, size: int = SIZE, hatched: bool = False) -> Image.Image:
     """The scene as an RGB picture; position, size, shades and horizon vary with `rng`.
 
-    A `border` of paper around the subject, as wide as this share of the picture, makes a sticker of it: a style of
-    drawing that the lab's model has never seen.
+    The place is `hatched` in a style of drawing that the lab's model has never seen.
     """
     width = size * SUPERSAMPLING
     image = Image.new("RGB", (width, width))
@@ -55,18 +55,22 @@ def draw(scene: Scene, rng: random.Random, size: int = SIZE, border: float = 0.0
     unit = width * rng.uniform(0.50, 0.60)
     center = width * (0.5 + rng.uniform(-0.08, 0.08))
     bottom = width * rng.uniform(0.82, 0.90)
-    behind = image.copy() if border else image
+    if hatched:
+        _hatch(image)
     _PAINTERS[scene.kind](Pen(image, center, bottom - unit, unit), scene, rng)
-    if border:
-        _cut_out(image, behind, round(border * width))
     return image.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def _cut_out(image: Image.Image, behind: Image.Image, reach: int) -> None:
-    """Paper around all that was painted over what is behind, `reach` pixels wide."""
-    painted = ImageChops.difference(image, behind).convert("L").point(lambda value: 255 if value else 0)
-    grown = painted.filter(ImageFilter.MaxFilter(2 * reach + 1))
-    image.paste(PAPER, mask=ImageChops.subtract(grown, painted))
+def _hatch(image: Image.Image) -> None:
+    """Lines up to the right over all that is painted: four to a side, and lighter or darker by 50 of 255, where there
+    is room.
+    """
+    width, step = image.width, image.width // HATCHES
+    lines = Image.new("L", image.size)
+    pen: Any = ImageDraw.Draw(lines)
+    for x in range(0, 2 * width, step):
+        pen.polygon([(x, 0), (x + 0.4 * step, 0), (x + 0.4 * step - width, width), (x - width, width)], fill=255)
+    image.paste(image.point(lambda value: value - 50 if value >= 128 else value + 50), mask=lines)
 
 
 def _shade(color: Color, rng: random.Random, spread: float = 8.0) -> Color:

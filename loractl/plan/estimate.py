@@ -87,7 +87,7 @@ class _Plan:
             "captions": self._resident(*self.encoders),  # which need little besides
             "pictures": self._resident("vae") + self._encoding(),
             "training": sum(training.values()),
-            "samples": self._resident(*self.parts) + self._decoding() if job.samples else 0,
+            "samples": self._sampling() if job.samples else 0,
         }
         context = CONTEXT["cuda" if self.gpu else "cpu"]
         operations, read = job.grad_accum * (step.forward + step.backward), self.weights[self.name]
@@ -129,6 +129,12 @@ class _Plan:
         offloaded = self.job.offload == "blocks" and self.name in there
         return sum(there.values()) - (self.weights[self.name] - 2 * self.block if offloaded else 0)
 
+    def _sampling(self) -> int:
+        """All networks while a picture is decoded; or the largest of those that take turns."""
+        if not self.job.phases:
+            return self._resident() + self._decoding()
+        return max(self._resident(self.name), self._resident("vae") + self._decoding())
+
     def _learning_encoders(self) -> list[str]:
         """Those through which gradients flow, to tokens or to adapters of their own."""
         return self.encoders if self.job.vectors else self._adapted_encoders()
@@ -146,7 +152,7 @@ class _Plan:
             for name in names:
                 self.parts[name].requires_grad_(True)
             return sum(self.parameters[name] for name in names) + self._vectors()
-        form: Form = "auto" if job.quantize == "none" else "branch"  # few bits have no weights to add to
+        form: Form = "auto" if (job.quantize, job.offload) == ("none", "none") else "branch"  # as in the run
         for name, targets in self._targets():
             self.modules[name] = len(inject(self.parts[name], targets, form=form))
         adapted = [adapter_parameters(self.parts[name]) for name in self.modules]

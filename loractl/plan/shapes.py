@@ -14,12 +14,11 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from loractl.errors import InputError, MismatchError
+from loractl.errors import InputError
 from loractl.families.family import Family
+from loractl.families.outlines import outlines
 from loractl.families.pipeline import LAB, family_of, quiet
 from loractl.families.single_file import configurations, is_single_file, recognize_file
-
-_LIBRARIES = ("diffusers", "transformers")
 
 
 @contextmanager
@@ -49,23 +48,10 @@ def networks(folder: Path, dtype: torch.dtype) -> dict[str, nn.Module]:
     InputError when the folder lacks a configuration, MismatchError for a network that no library here has.
     """
     quiet()
-    index = _index(folder)
-    parts = {
-        name: value
-        for name, value in index.items()
-        if isinstance(value, list) and value[0] in _LIBRARIES and (folder / name / "config.json").is_file()
-    }
     needed = family_in(folder).denoiser_name
-    if needed not in parts:
+    if not (folder / needed / "config.json").is_file():
         raise InputError(f"{folder} has no {needed}/config.json: give a whole diffusers folder")
-    built = {
-        part: _network(library, name, folder / part, dtype)
-        for part, (library, name) in parts.items()
-        if _is_network(library, name)
-    }
-    for network in built.values():
-        network.requires_grad_(False).eval()
-    return built
+    return outlines(folder, _index(folder), dtype)
 
 
 def family_in(folder: Path) -> type[Family]:
@@ -100,36 +86,6 @@ def _index(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{file} can't be read ({error}): give a diffusers folder") from error
     return index
-
-
-def _is_network(library: str, name: str) -> bool:
-    return isinstance(found := _class(library, name), type) and issubclass(found, nn.Module)
-
-
-def _class(library: str, name: str) -> Any:
-    import diffusers
-    import transformers
-
-    found = getattr({"diffusers": diffusers, "transformers": transformers}[library], name, None)
-    if found is None:
-        raise MismatchError(
-            f"the model needs {library}.{name}, which the installed {library} does not have: upgrade it"
-        )
-    return found
-
-
-def _network(library: str, name: str, folder: Path, dtype: torch.dtype) -> nn.Module:
-    cls = _class(library, name)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        if library == "diffusers":
-            network = cls.from_config(cls.load_config(folder))
-        else:
-            network = cls(cls.config_class.from_pretrained(folder))
-    finally:
-        torch.set_default_dtype(before)
-    return network  # type: ignore[no-any-return]
 
 
 def _from_hub(source: str, revision: str | None) -> Path:

@@ -81,8 +81,7 @@ class Member(Run):
 
     def join(self, conditioner: Conditioner) -> dict[str, dict[str, LoraFactors]]:
         """Injects its adapter and takes it off again: component → path → factors."""
-        self.equip()
-        self.objective.conditioner = conditioner
+        self.equip(conditioner)
         assert self.learner.lora is not None
         return {name: take_off(network) for name, network in self.learner.lora.networks_by_name.items()}
 

@@ -20,6 +20,7 @@ from loractl.train.metrics import NAME as METRICS
 from loractl.train.optim import make_optimizer
 
 Form = Literal["diffusers", "kohya"]
+ADAPTERS = "adapters"  # the folder of those that are kept on the way
 
 
 class Learner:
@@ -69,12 +70,6 @@ class Learner:
             found["not written"] = f"kohya's form, which has no names for {self.model.title}"
         return found
 
-    @property
-    def adapts_text(self) -> bool:
-        """Whether a text encoder is among what the adapter changes."""
-        parts = [part.networks_by_name for part in (self.lora, self.full) if part]
-        return any(name in networks for networks in parts for name in self.model.text_encoder_names)
-
     def count(self) -> int:
         return count(self.groups())
 
@@ -106,14 +101,12 @@ class Learner:
     def save(self, folder: Path, overwrite: bool) -> dict[str, Path]:
         """Adapters in each form, kohya's a bundle with the tokens; each token alone; whole networks as folders."""
         files = self.full.save(folder) if self.full else {}
-        modules = self.lora.modules() if self.lora else {}
         tokens = self.tokens.collect() if self.tokens else {}
         metadata, name = {**self.spec.provenance(), **self.origin}, self.spec.name
         settings: dict[str, Any] = {"dtype": PRECISIONS[self.spec.output.dtype], "overwrite": overwrite}
         for form in self.forms:
             path = files[form] = folder / adapter_files(name)[form]
-            bundled = tokens if form == "kohya" else {}
-            save_adapter(path, Adapter(modules, metadata, bundled), form, name=name, **settings)
+            save_adapter(path, self.adapter(form), form, name=name, **settings)
         for token, rows in by_token(tokens).items():
             alone = Adapter({}, metadata, rows)
             for kind, file in token_files(token).items():
@@ -123,6 +116,23 @@ class Learner:
                 path.parent.mkdir(exist_ok=True)
                 save_adapter(path, alone, kind, name=token, **settings)
         return files
+
+    def keep(self, folder: Path, step: int) -> Path:
+        """Leaves the adapter of a step in one file, which no later checkpoint removes; kohya's form where it has names
+        for the model, because of the tokens.
+        """
+        form: Form = "kohya" if self.model.has_kohya_names else "diffusers"
+        path = folder / ADAPTERS / f"step-{step:06d}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        dtype = PRECISIONS[self.spec.output.dtype]
+        save_adapter(path, self.adapter(form), form, dtype=dtype, name=f"{self.spec.name} {step}", overwrite=True)
+        return path
+
+    def adapter(self, form: Form) -> Adapter:
+        """What the file of a form holds: kohya's is a bundle with the tokens."""
+        modules = self.lora.modules() if self.lora else {}
+        tokens = self.tokens.collect() if self.tokens and form == "kohya" else {}
+        return Adapter(modules, {**self.spec.provenance(), **self.origin}, tokens)
 
     @property
     def origin(self) -> dict[str, str]:

@@ -9,11 +9,12 @@ from loractl.errors import ScoreError
 from loractl.evaluate.encoders import EncoderSource
 from loractl.evaluate.judges import Exam
 from loractl.evaluate.report import table, write_scores
-from loractl.evaluate.scores import Score, below, make_scorer
+from loractl.evaluate.scores import Score, make_scorer
 from loractl.events import Facts
 from loractl.runs.recipe import Recipe
 from loractl.runs.studio import Studio
 from loractl.sections import TrainingSpec
+from loractl.sections.scoring import below
 
 
 class Measure:
@@ -42,7 +43,8 @@ class Measure:
 
     def check(self, scores: Mapping[str, Score]) -> None:
         """ScoreError when a score is below what the job asks for."""
-        if problems := below(scores, dict(self.spec.eval.fail_below.items())):
+        values = {name: score.value for name, score in scores.items()}
+        if problems := below(values, self.spec.eval.fail_below):
             raise ScoreError("; ".join(problems))
 
 

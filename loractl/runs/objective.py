@@ -28,34 +28,28 @@ class Objective:
     model: Family
     learner: Learner
     sources: Sequence[Source]  # the subject's and, with class pictures, the class's
+    conditioner: Conditioner
     team: Team = field(default=Team())
 
     def __post_init__(self) -> None:
         train, loss = self.spec.train, self.spec.loss
         self.share = Share(train.batch_size, train.grad_accum, self.team.index, self.team.size)
         self.weighting = Weighting(loss.kind, loss.huber_c, train.snr_gamma, loss.debiased, loss.huber_schedule)
-        self.conditioner = Conditioner(self.model)
         prior = self.recipe.prior
         self.prior_weight = prior.weight if prior else 0.0
-        self.learns_words = self.recipe.embedding is not None or self.learner.adapts_text
+        self.learns_words = self.recipe.learns_words
         self.predicts_prior = prior is not None and prior.source == "prediction"
 
     def settle(self) -> None:
         """Brings to the device what training needs, after the captions were encoded if nothing of them learns."""
         if not self.learns_words:
-            self.model.bring(*self.model.text_encoder_names)
-            self.conditioner.prepare(self.sentences())
-        self.model.bring(self.model.denoiser_name, *(self.model.text_encoder_names if self.learns_words else ()))
-
-    def sentences(self) -> list[str]:
-        """Every caption that is known beforehand; those with shuffled tags are not."""
-        captions = [example.caption for source in self.sources for example in source.latents.examples]
-        return ["", *captions, *([self.recipe.class_prompt] if self.recipe.class_prompt else [])]
+            self.conditioner.prepare(sentences(self.recipe, self.sources))
+        self.model.bring(*needed(self.model, self.recipe, self.sources))
 
     def __call__(self, step: int, part: int) -> Tensor:
         batches = self.batches(step, part)
         active = self.recipe.active(step)
-        learns = bool(active & {"text_encoder", "tokens"})
+        learns = self.learns_words and bool(active & {"text_encoder", "tokens"})
         self.learner.start_step(step)
         with self.model.autocast():
             if self.predicts_prior:
@@ -106,6 +100,31 @@ class Objective:
         errors = self._errors(batch, learns)
         kept = predicted_prior_errors(self.model, batch, self.conditioner(prompt, learns), untouched, self.weighting)
         return self.recipe.subject_weight * errors.mean() + self.prior_weight * kept.mean()
+
+
+def make_room(model: Family, recipe: Recipe, sources: Sequence[Source]) -> Conditioner:
+    """Reads all captions, unless what they say will change, so that the text encoders may go; then brings what training
+    needs, and keeps it in memory.
+    """
+    conditioner = Conditioner(model)
+    if not recipe.learns_words:
+        model.bring(*model.text_encoder_names)
+        conditioner.prepare(sentences(recipe, sources))
+    model.bring(*needed(model, recipe, sources))
+    model.keep()
+    return conditioner
+
+
+def needed(model: Family, recipe: Recipe, sources: Sequence[Source]) -> list[str]:
+    """The networks of a step: text encoders too, where they learn or new captions come up all the time."""
+    reads = recipe.learns_words or any(source.shuffle_tags or source.tag_dropout for source in sources)
+    return [model.denoiser_name, *(model.text_encoder_names if reads else ())]
+
+
+def sentences(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
+    """Every caption that is known beforehand; those with shuffled tags are not."""
+    captions = [example.caption for source in sources for example in source.latents.examples]
+    return ["", *captions, *([recipe.class_prompt] if recipe.class_prompt else [])]
 
 
 def together(batches: Sequence[Batch]) -> list[Batch]:

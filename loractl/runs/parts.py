@@ -14,7 +14,7 @@ from loractl.errors import MismatchError
 from loractl.families.family import Family
 from loractl.inject.dropout import Dropout, end_dropout, set_dropout
 from loractl.inject.inject import adapter_parameters, collect, inject, set_weight
-from loractl.inject.layers import Form
+from loractl.inject.layers import Form, LoraInjected, weight_shape
 from loractl.inject.targets import Target, resolve
 from loractl.inject.tokens import (
     add_tokens,
@@ -51,9 +51,10 @@ class LoraPart:
             for name in model.adaptable_encoders():
                 self.targets[name] = resolve(model.components[name], ["text-encoder"], rank, None)
         for name, targets in self.targets.items():
-            few_bits = name == model.denoiser_name and spec.memory.quantize != "none"  # which have no weights to add to
-            form: Form = "branch" if few_bits else "auto"
-            inject(model.components[name], targets, generator=stream(spec.seed, "adapter", name), form=form)
+            plain = name != model.denoiser_name or (spec.memory.quantize, spec.memory.offload) == ("none", "none")
+            form: Form = "auto" if plain else "branch"  # weights in few bits or elsewhere can't be added to
+            generator = stream(spec.seed, "adapter", name)
+            inject(model.components[name], targets, generator=generator, form=form, device=model.device)
 
     def _denoiser_targets(self) -> dict[str, Target]:
         adapter = self.adapter
@@ -267,7 +268,7 @@ def role(model: Family, component: str) -> str:
 
 def matrix_size(layer: nn.Module) -> int:
     """Entries of the weight that an injected layer adapts."""
-    return cast(Tensor, layer.weight).numel()
+    return weight_shape(cast(LoraInjected, layer)).numel()
 
 
 def component_lr(spec: TrainingSpec, model: Family, component: str) -> float:

@@ -29,5 +29,10 @@ class Recipe:
     token_weight: float = 1.0
     subject_weight: float = 1.0
 
+    @property
+    def learns_words(self) -> bool:
+        """Whether what the text encoders say changes: in them, or in their tokens, something learns."""
+        return self.embedding is not None or (self.adapter is not None and self.adapter.text_encoder)
+
 
 Cook = Callable[[TrainingSpec], Recipe]

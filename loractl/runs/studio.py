@@ -9,7 +9,8 @@ from PIL import Image
 from loractl.events import Emit, Progress
 from loractl.families.family import Family
 from loractl.sample.adapted import requests
-from loractl.sample.denoise import Request, render
+from loractl.sample.denoise import After, Request, render
+from loractl.sample.phases import render_in_phases
 from loractl.specs import SampleSection
 
 SCORE_STEPS = 20  # denoising steps of the pictures that are measured
@@ -23,17 +24,23 @@ class Studio:
         self.model, self.emit = model, emit
 
     def make(self, wanted: Sequence[Request], stage: str) -> list[Image.Image]:
+        """The pictures of the requests; where networks take turns on the device, in phases."""
         batch = 32 if self.model.resolution <= 64 else 4
-        self.model.bring(*self.model.networks)
         with self.model.autocast():
-            return list(render(self._pipeline(), wanted, batch, lambda done, of: self.emit(Progress(stage, done, of))))
+            if self.model.has_guests:
+                return render_in_phases(self.model, wanted, batch, self._report(stage), self._canvas())
+            paint = partial(self.model.paint, **self._canvas())
+            return list(render(paint, wanted, batch, self._report(stage)))
 
-    def _pipeline(self) -> Any:
-        """The model's pipeline; one for inpainting paints all over an empty picture."""
+    def _report(self, stage: str) -> After:
+        return lambda done, of: self.emit(Progress(stage, done, of))
+
+    def _canvas(self) -> dict[str, Any]:
+        """What a model for inpainting is told besides: it paints all over an empty picture."""
         if not self.model.is_inpainting:
-            return self.model.paint
+            return {}
         size = (self.model.resolution, self.model.resolution)
-        return partial(self.model.paint, image=Image.new("RGB", size), mask_image=Image.new("L", size, 255))
+        return {"image": Image.new("RGB", size), "mask_image": Image.new("L", size, 255)}
 
     def samples(self, sample: SampleSection, prompt: str, stage: str) -> list[Image.Image]:
         """The job's sample pictures."""

@@ -25,9 +25,9 @@ from loractl.launch import launched
 from loractl.method import Outcome
 from loractl.runs.album import Album
 from loractl.runs.changes import dumped, last_checkpoint
-from loractl.runs.learner import Learner, may_overwrite
+from loractl.runs.learner import ADAPTERS, Learner, may_overwrite
 from loractl.runs.measure import Measure
-from loractl.runs.objective import Objective
+from loractl.runs.objective import Objective, make_room
 from loractl.runs.processes import helpers
 from loractl.runs.recipe import Cook
 from loractl.runs.sources import data_hash, make_sources
@@ -35,6 +35,7 @@ from loractl.runs.studio import Studio
 from loractl.runs.trace import Trace
 from loractl.sections import TrainingSpec
 from loractl.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from loractl.train.conditioning import Conditioner
 from loractl.train.lock import lock
 from loractl.train.loop import fit
 from loractl.train.metrics import NAME as METRICS
@@ -73,7 +74,7 @@ def follow(spec: TrainingSpec, cook: Cook) -> Outcome:
 def forget(spec: TrainingSpec) -> None:
     """Removes what an earlier run into this folder left for its own going on."""
     folder = spec.destination()
-    for name in ("checkpoints", "samples"):
+    for name in ("checkpoints", "samples", ADAPTERS):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (METRICS, "trace.json", "stopped.txt"):
         (folder / name).unlink(missing_ok=True)
@@ -97,8 +98,7 @@ class Run:
             require_determinism()
         with gathered(self.spec.memory.device) as self.team:
             self.prepare(self.load())
-            self.model.bring(*self.model.networks)
-            self.equip()
+            self.equip(make_room(self.model, self.recipe, self.sources))
             self.tell()
             if self.spec.memory.compile:
                 compile_network(self.model.denoiser)
@@ -120,7 +120,7 @@ class Run:
             device,
             pick_dtype(spec.memory.precision, device),
             phases=spec.memory.phases,
-            keeping=Keeping(spec.memory.quantize, spec.memory.offload, spec.memory.attention),
+            keeping=Keeping(**spec.memory.keeping),
             trains=True,
             **spec.model.loading,
         )
@@ -146,10 +146,12 @@ class Run:
         if self.album.before and self.resumed is None and self.spec.sample.every:
             self.emit(Pictures(0, self.album.write(0, self.album.before), "samples"))
 
-    def equip(self) -> None:
+    def equip(self, conditioner: Conditioner) -> None:
         """What learns, and how."""
         self.learner = Learner(self.model, self.spec, self.recipe)
-        self.objective = Objective(self.spec, self.recipe, self.model, self.learner, self.sources, self.team)
+        self.objective = Objective(
+            self.spec, self.recipe, self.model, self.learner, self.sources, conditioner, self.team
+        )
         self.training = self.learner.training(self.objective.share.parts)
         self.trace = Trace(self.training) if self.recipe.embedding else None
 
@@ -198,13 +200,16 @@ class Run:
         self.emit(Numbers(step, dict(numbers)))
 
     def after_step(self, done: int) -> None:
-        """What happens between two steps; the checkpoint comes before everything that may fail."""
+        """What happens between two steps; the checkpoint comes before all that is large and may fail."""
         if self.trace:
             self.trace.after(done)
         heard = self.agreed if self.team.size > 1 else self.stop.heard()
         last, every = done == self.spec.train.steps, self.spec.checkpoint.every
         due = done % every == 0 or (last and done > every)
         leaving = heard.leaving and not last
+        if self.team.leads and due and not last and self.spec.checkpoint.adapters:  # who goes on is past this step
+            with self.training.averaged():
+                self.emit(Wrote(self.learner.keep(self.folder, done), "adapter"))
         if self.team.leads and (leaving or due or heard.checkpoint):
             self.save_checkpoint(done)
         if leaving:
@@ -276,15 +281,11 @@ class Run:
             files = self.learner.save(self.folder, overwrite)
             if self.trace:
                 files["trace"] = self.folder / "trace.json"
-                files["trace"].write_text(
-                    json.dumps(self.trace.stretches, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-                )
+                told = json.dumps(self.trace.stretches, indent=1, sort_keys=True)
+                files["trace"].write_text(f"{told}\n", encoding="utf-8")
             if self.learner.learnt_nothing():
-                self.emit(
-                    Note(
-                        "trained, but nothing was learnt: what learns is as it was; raise train.lr or steps", "warning"
-                    )
-                )
+                text = "trained, but nothing was learnt: what learns is as it was; raise train.lr or steps"
+                self.emit(Note(text, "warning"))
             files |= self.album.finish()
             scores = self.measure.after()
         files |= self.measure.write(scores)

@@ -10,7 +10,7 @@ from loractl.families.family import Family
 from loractl.formats import load_adapter
 from loractl.inject.inject import load_into, remove
 from loractl.inject.tokens import add_tokens, remove_tokens
-from loractl.sample.canvas import Canvas
+from loractl.sample.canvas import Canvas, Size
 from loractl.sample.denoise import Request
 from loractl.tensors.adapter import Adapter
 
@@ -27,7 +27,7 @@ def apply(model: Family, path: Path, name: str, weight: float = 1.0, *, allow_pi
     except (JobError, MismatchError) as error:
         raise type(error)(f"{path}: {error}") from error
     for component in adapter.components():
-        load_into(model.components[component], adapter.component(component), name, weight)
+        load_into(model.components[component], adapter.component(component), name, weight, model.device)
     return adapter
 
 
@@ -74,7 +74,7 @@ def requests(
     seeds: Sequence[int],
     steps: int,
     guidance: float | None,
-    size: int | None,
+    size: int | Size | None,
     negative: str,
     scheduler: str = "",
     clip_skip: int = 1,

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from PIL import Image, ImageDraw, ImageFont
 
 from loractl.sample.grid import LINE, lines_of
-from loractl.sample.picture import LABEL, MARGIN
+from loractl.sample.picture import LABEL, MARGIN, brought_to
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -39,7 +39,8 @@ def short_names(files: Sequence[PurePath]) -> tuple[str, ...]:
 
 
 def draw_table(x: Axis, y: Axis, pictures: Sequence[Image.Image], heading: str = "", cell: int = 128) -> Image.Image:
-    """The pictures of one place on z, each brought to `cell` pixels, under the labels of x and beside those of y.
+    """The pictures of one place on z, the longer side of each brought to `cell` pixels, under the labels of x and beside
+    those of y.
 
     Labels are broken into lines as wide as a picture; the heading stands above everything.
     """
@@ -59,8 +60,7 @@ def draw_table(x: Axis, y: Axis, pictures: Sequence[Image.Image], heading: str =
     texts += [(MARGIN, down, lines) for down, lines in zip(tops, beside, strict=False)]
     _write(ImageDraw.Draw(whole), texts, font)
     for picture, (down, across) in zip(pictures, product(tops[:-1], columns), strict=True):
-        resample = Image.Resampling.NEAREST if picture.width < cell else Image.Resampling.LANCZOS
-        whole.paste(picture.resize((cell, cell), resample), (across, down))
+        whole.paste(brought_to(picture, cell), (across, down))
     return whole
 
 

@@ -5,6 +5,9 @@ from typing import Self
 
 from PIL import Image, ImageFilter
 
+Size = tuple[int, int]
+"""Of a picture: its width and height, in pixels."""
+
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
@@ -20,14 +23,16 @@ class Canvas:
     edge: int | None = None
 
     def steps(self, steps: int) -> int:
-        """How many of so many steps are run, as diffusers counts them."""
+        """How many of so many steps are run, as Stable Diffusion's pipelines count them: a flow model's run one that is
+        begun as well.
+        """
         return min(int(steps * self.strength), steps)
 
-    def fitted(self, size: int) -> Self:
+    def fitted(self, size: Size) -> Self:
         """The same for pictures of this size, by Lanczos."""
-        whole, filtering = (size, size), Image.Resampling.LANCZOS
-        mask = self.mask and self.mask.resize(whole, filtering)
-        return replace(self, picture=self.picture.convert("RGB").resize(whole, filtering), mask=mask)
+        filtering = Image.Resampling.LANCZOS
+        mask = self.mask and self.mask.resize(size, filtering)
+        return replace(self, picture=self.picture.convert("RGB").resize(size, filtering), mask=mask)
 
     def finish(self, made: Image.Image) -> Image.Image:
         """What was made, with what was to be kept put back."""

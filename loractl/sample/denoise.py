@@ -3,20 +3,21 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 
-from loractl.sample.canvas import Canvas
+from loractl.sample.canvas import Canvas, Size
 from loractl.sample.task import canvas_arguments, skipping, task_pipeline
 
 After = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to be made; size in pixels.
+    """One picture to be made; its size is the pixels of each side, or of its width and height.
 
     `scheduler` is of SAMPLERS, or empty for the model's own; `clip_skip` 1 reads the text encoder's last layer.
     """
@@ -25,11 +26,15 @@ class Request:
     seed: int
     steps: int
     guidance: float
-    size: int
+    size: int | Size
     negative: str = ""
     scheduler: str = ""
     clip_skip: int = 1
     canvas: Canvas | None = None
+
+    @property
+    def shape(self) -> Size:
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @property
     def steps_run(self) -> int:
@@ -77,12 +82,12 @@ def render(
 
 
 def in_batches(
-    make: Callable[[Sequence[Request], After], list[Image.Image]],
+    make: Callable[[Sequence[Request], After], list[T]],
     requests: Sequence[Request],
     batch_size: int,
     on_step: After | None,
-) -> Iterator[Image.Image]:
-    """The pictures that `make(batch, after)` gives. Of turns of a batch `on_step` hears as steps of all pictures."""
+) -> Iterator[T]:
+    """What `make(batch, after)` gives. Of turns of a batch `on_step` hears as steps of all pictures."""
     total, done = sum(request.steps_run for request in requests), 0
     for batch in batches(requests, batch_size):
         steps = batch[0].steps_run * len(batch)
@@ -108,7 +113,7 @@ def render_batch(
     what Stable Diffusion would be told into the words of the pipeline's family.
     """
     first = batch[0]
-    canvas = first.canvas and first.canvas.fitted(first.size)
+    canvas = first.canvas and first.canvas.fitted(first.shape)
 
     def at_end(pipe: Any, turn: int, _: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         after(turn + 1, pipe.num_timesteps)
@@ -122,7 +127,7 @@ def render_batch(
             "guidance_scale": first.guidance,
             "generator": [torch.Generator().manual_seed(request.seed) for request in batch],
             "callback_on_step_end": at_end,
-            **canvas_arguments(pipeline, canvas, first.size, len(batch)),
+            **canvas_arguments(pipeline, canvas, first.shape, len(batch)),
             **skips,
         }
         pictures: list[Image.Image] = pipeline(**say(wanted)).images

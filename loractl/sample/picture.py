@@ -62,7 +62,7 @@ def settings_texts(
         "Sampler": scheduler,
         "CFG scale": f"{request.guidance:g}",
         "Seed": request.seed,
-        "Size": f"{request.size}x{request.size}",
+        "Size": "{}x{}".format(*request.shape),
         "Model": model,
         "Denoising strength": request.canvas and f"{request.canvas.strength:g}",
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
@@ -79,8 +79,9 @@ def settings_texts(
 
 def said(request: Request) -> dict[str, Any]:
     """What a request asks for, as plain values; of a canvas all but its pictures, and nothing that is as usual."""
-    canvas = request.canvas
+    canvas, (width, height) = request.canvas, request.shape
     told = {field.name: getattr(request, field.name) for field in fields(request) if field.name != "canvas"}
+    told["size"] = width if width == height else (width, height)
     told |= {"strength": canvas.strength, "paste_edge": canvas.edge} if canvas else {}
     usual = {"scheduler": "", "clip_skip": 1, "paste_edge": None}
     return {name: value for name, value in told.items() if name not in usual or value != usual[name]}
@@ -98,7 +99,7 @@ def file_name(index: int, request: Request) -> str:
 
 
 def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], cell: int = 128) -> Image.Image:
-    """Rows of pictures under their labels, each picture brought to `cell` pixels."""
+    """Rows of pictures under their labels, the longer side of each picture brought to `cell` pixels."""
     columns = max(len(pictures) for _, pictures in rows)
     height = LABEL + MARGIN + cell + MARGIN
     whole = Image.new("RGB", (MARGIN + columns * (cell + MARGIN), MARGIN + len(rows) * height), "white")
@@ -107,7 +108,14 @@ def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], cell: int = 128) ->
         top = MARGIN + row * height
         pen.text((MARGIN, top), label, fill="black", font=font)
         for column, picture in enumerate(pictures):
-            resample = Image.Resampling.NEAREST if picture.width < cell else Image.Resampling.LANCZOS
             place = (MARGIN + column * (cell + MARGIN), top + LABEL + MARGIN // 2)
-            whole.paste(picture.resize((cell, cell), resample), place)
+            whole.paste(brought_to(picture, cell), place)
     return whole
+
+
+def brought_to(picture: Image.Image, side: int) -> Image.Image:
+    """The picture with a longer side of so many pixels; its own pixels show where it is enlarged."""
+    longer = max(picture.size)
+    resample = Image.Resampling.NEAREST if longer < side else Image.Resampling.LANCZOS
+    width, height = (max(1, round(each * side / longer)) for each in picture.size)
+    return picture.resize((width, height), resample)

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from loractl.errors import MismatchError
 from loractl.families.family import Family
 from loractl.sample.axes import Axis, draw_table
+from loractl.sample.phases import pictures
 from loractl.sample.schedule import noise_level
 
 CELL = 128  # pixels of a picture in a strip, at least
@@ -58,9 +58,8 @@ class Preview:
         """For each picture of the run, how it looked after the steps that were looked at."""
         steps = Axis("step", tuple(map(str, self._seen)))
         rows = zip(*self._seen.values(), strict=True)
-        return [draw_table(steps, Axis(), row, cell=max(CELL, row[0].width)) for row in rows]
+        return [draw_table(steps, Axis(), row, cell=max(CELL, *row[0].size)) for row in rows]
 
-    @torch.no_grad()
     def pictures(self) -> list[Image.Image]:
         """The pictures that the denoiser's last answer means."""
         assert self._heard is not None, "the run has begun"
@@ -70,15 +69,7 @@ class Preview:
             said = plain + self.guidance * (told - plain)
         x = x[: self.count, : said.shape[1]].float()  # an inpainting model sees a mask and a picture beside x_t
         theta = math.atan(noise_level(self.model.path, t))
-        return decode(self.model, _CLEAN[self.model.path.predicts](x, said.float(), theta))
+        return pictures(self.model, _CLEAN[self.model.path.predicts](x, said.float(), theta))
 
     def _hear(self, _: Any, arguments: Sequence[Any], output: Any) -> None:
         self._heard = arguments[0], float(arguments[1]), output[0]
-
-
-def decode(model: Family, latents: Tensor) -> list[Image.Image]:
-    """Latents (n, c, h, w) in the denoiser's scale → pictures."""
-    latents = latents / model.scale + model.shift
-    decoded = model.vae.decode(latents.to(model.vae.dtype), return_dict=False)[0]
-    pictures: list[Image.Image] = model.pipeline.image_processor.postprocess(decoded, output_type="pil")
-    return pictures

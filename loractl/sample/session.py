@@ -25,6 +25,7 @@ from loractl.families.family import Family
 from loractl.formats import load_adapter
 from loractl.sample.adapted import forget, requests, teach
 from loractl.sample.ahead import aside
+from loractl.sample.canvas import Size
 from loractl.sample.compose import Branch, Cache, Composed, Engine, EngineName, choose
 from loractl.sample.denoise import Request, Turns, in_batches, pipeline_for, render_batch
 from loractl.sample.held import Held, check, check_patterns, make_plan, strangers, vector
@@ -128,7 +129,7 @@ class Session:
         seeds: Sequence[int] = (0,),
         steps: int = 25,
         guidance: float | None = None,
-        size: int | None = None,
+        size: int | Size | None = None,
         negative: str = "",
         on_step: OnStep | None = None,
     ) -> list[Image.Image]:

@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any
 
 from loractl.errors import MismatchError
-from loractl.sample.canvas import Canvas
+from loractl.sample.canvas import Canvas, Size
 from loractl.samplers import SAMPLERS
 
 
@@ -24,12 +24,13 @@ def task_pipeline(pipeline: Any, canvas: Canvas | None, sampler: str) -> Any:
 
     kind = "Text2Image" if canvas is None else "Image2Image" if canvas.mask is None else "Inpainting"
     scheduler = make_scheduler(pipeline.scheduler, sampler)
+    none = MismatchError(f"diffusers has no {kind} pipeline for {type(pipeline).__name__}: use another model")
     try:
         made = getattr(diffusers, f"AutoPipelineFor{kind}").from_pipe(pipeline, scheduler=scheduler)
     except ValueError as error:
-        raise MismatchError(
-            f"diffusers has no {kind} pipeline for {type(pipeline).__name__}: use another model"
-        ) from error
+        raise none from error
+    if canvas is not None and "strength" not in signature(made.__call__).parameters:
+        raise none  # Flux.2's looks at a picture beside its own, and begins with noise alone
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -58,9 +59,9 @@ def sampler_label(scheduler: Any) -> str:
     return kind
 
 
-def canvas_arguments(pipeline: Any, canvas: Canvas | None, size: int, count: int) -> dict[str, Any]:
+def canvas_arguments(pipeline: Any, canvas: Canvas | None, size: Size, count: int) -> dict[str, Any]:
     """What the pipeline is told of the size of `count` pictures and of the canvas, which must have that size."""
-    told: dict[str, Any] = {"height": size, "width": size}
+    told: dict[str, Any] = {"width": size[0], "height": size[1]}
     if canvas is not None:
         told |= {"image": [canvas.picture] * count, "strength": canvas.strength}
     if canvas is not None and canvas.mask is not None:

@@ -1,12 +1,14 @@
 """The pictures of a job that trains: where they are, how they are captioned, cut and varied."""
 
+from string import Formatter
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from loractl.specs import InputPath, Positive, Section
 
 Chance = Annotated[float, Field(ge=0, le=1)]
+BUCKET_STEP = 64  # pixels, as data.buckets has it
 Captions = Literal["auto", "prompt", "sidecar", "filename", "template", "jsonl"]
 
 
@@ -29,6 +31,18 @@ class SourceSection(Section):
     )
     repeats: Positive = Field(1, description="how often each picture is shown in an epoch")
     masks: InputPath | None = Field(None, description="a folder of masks, named as the pictures; white learns")
+
+    @field_validator("template")
+    @classmethod
+    def _has_known_fields(cls, template: str | None) -> str | None:
+        """As data.captions reads it."""
+        try:
+            fields = {tuple(field) for _, *field in Formatter().parse(template or "") if field[0] is not None}
+        except ValueError as error:
+            raise ValueError(f"the template is broken ({error})") from None
+        if template and (not fields or not fields <= {("name", "", None), ("prompt", "", None)}):
+            raise ValueError("the template needs {name} or {prompt}, and no other {field}")
+        return template
 
     @model_validator(mode="after")
     def _is_whole(self) -> "SourceSection":
@@ -56,6 +70,14 @@ class DataSection(SourceSection):
     alpha_masks: bool = Field(False, description="where a picture is transparent nothing is learnt")
     mask_floor: Chance = Field(0.0, description="the loss's weight where a mask is black")
     on_bad_image: Literal["error", "skip"] = Field("error", description="what to do with a file that can't be read")
+
+    @field_validator("buckets")
+    @classmethod
+    def _fit_the_resolution(cls, buckets: bool, info: ValidationInfo) -> bool:
+        resolution = info.data.get("resolution")
+        if buckets and resolution is not None and resolution < BUCKET_STEP:
+            raise ValueError(f"buckets are multiples of {BUCKET_STEP} pixels, and resolution = {resolution} is less")
+        return buckets
 
     @model_validator(mode="after")
     def _has_pictures(self) -> "DataSection":

@@ -66,9 +66,12 @@ class EmbeddingSection(Section):
     norm_weight: Weight = Field(1e-2, description="weight of the pull in the loss")
 
     @model_validator(mode="after")
-    def _one_init_each(self) -> "EmbeddingSection":
+    def _tokens_are_apart(self) -> "EmbeddingSection":
         if len(set(self.tokens)) < len(self.tokens):
             raise ValueError("a token is named twice")
+        pieces = {f"{token}_{i}": token for token in self.tokens for i in range(1, self.vectors + 1)}
+        if both := [token for token in self.tokens if token in pieces]:
+            raise ValueError(f'"{both[0]}" would be read as a vector of "{pieces[both[0]]}": rename one of the two')
         if not isinstance(self.init, str) and len(self.init) != len(self.tokens):
             raise ValueError("init names one start, or one for each token")
         if self.norm == "preserve" and "zero" in self.starts.values():

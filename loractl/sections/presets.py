@@ -61,10 +61,13 @@ def with_preset(memory: S, preset: str | None, source: str) -> S:
 
 def size(source: str) -> str:
     """How large a model's denoiser is, by the pipeline that its folder names; what can't be told from here is large."""
-    if source == "lab":
-        return "1B"
+    return "1B" if source == "lab" else _SIZES.get(pipeline_of(source), _LARGEST)
+
+
+def pipeline_of(source: str) -> str:
+    """The pipeline that a model's folder names; nothing where there is no such folder."""
     try:
         index = json.loads(Path(source, "model_index.json").read_text(encoding="utf-8"))
-        return _SIZES.get(index["_class_name"], _LARGEST)
+        return str(index["_class_name"])
     except (OSError, ValueError, KeyError, TypeError):
-        return _LARGEST
+        return ""

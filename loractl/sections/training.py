@@ -2,19 +2,22 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from loractl.sections.conflicts import Problems, of_adapters, of_memory, of_rates, rates
 from loractl.sections.data import DataSection
+from loractl.sections.learning import AdapterSection, EmbeddingSection
+from loractl.sections.memory import DenoiserMemorySection
 from loractl.sections.presets import with_preset
-from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited
+from loractl.sections.rates import RATE, with_rate
+from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited, unmeasured, written_below
 from loractl.specs import (
     AdapterOutputSection,
     AnyPath,
     Finite,
     InputPath,
-    MemorySection,
     Model,
     Positive,
     Rate,
@@ -22,17 +25,21 @@ from loractl.specs import (
     Section,
     Spec,
     Weight,
+    refusal,
 )
 
 OPTIMIZERS = ("adamw", "adafactor", "prodigy", "schedulefree-adamw", "lion", "adamw8bit")
 Tracker = Literal["tensorboard", "wandb"]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainSection(Section):
     steps: Positive = Field(800, description="optimizer steps")
     batch_size: Positive = Field(1, description="subject pictures per step; prior preservation doubles it")
     grad_accum: Positive = Field(1, description="batches summed up for one optimizer step")
-    lr: Rate = Field(1e-4, description="learning rate of the denoiser's parameters")
+    lr: Rate = Field(
+        RATE, description="learning rate of the denoiser's parameters; by default higher for some families of models"
+    )
     up_lr_ratio: float = Field(1.0, gt=0, description="LoRA+: learning rate of `up` over that of `down`")
     text_encoder_lr: Rate | None = Field(None, description="learning rate of the text encoder's; by default lr / 20")
     text_encoder_steps: Positive | None = Field(None, description="the text encoder stops learning after so many steps")
@@ -83,7 +90,7 @@ class NoiseSection(Section):
 
 class OptimizerSection(Section):
     name: str = Field("adamw", description=f"{', '.join(OPTIMIZERS)}, or a class by its dotted path")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the two moments")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="decay of the two moments")
     weight_decay: Weight = Field(1e-2, description="decoupled weight decay; tokens have none")
     eps: float = Field(1e-8, gt=0, description="added to the denominator")
     options: dict[str, Any] = Field({}, description="further arguments of the optimizer's class")
@@ -106,7 +113,7 @@ class ScheduleSection(Section):
     warmup_steps: int = Field(0, ge=0, description="steps in which the rate rises from zero")
 
 
-class TrainMemorySection(MemorySection):
+class TrainMemorySection(DenoiserMemorySection):
     processes: Positive = Field(
         1, description="share every step among so many, each on a GPU of its own (extra accelerate)"
     )
@@ -116,17 +123,11 @@ class TrainMemorySection(MemorySection):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the frozen model and its arithmetic; auto: bf16 on a GPU that has it, else fp32"
     )
-    quantize: Literal["none", "nf4", "int8", "fp8"] = Field(
-        "none", description="keep the frozen denoiser in 4 or 8 bits (nf4: extra bnb, int8: extra torchao)"
-    )
-    offload: Literal["none", "blocks"] = Field(
-        "none", description="keep the denoiser in main memory, and bring its blocks to the GPU one at a time"
-    )
-    attention: str | None = Field(None, description="an attention backend of diffusers, such as flash or _native_flash")
     compile: bool = Field(False, description="compile the denoiser: minutes at the start, faster steps")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
     phases: bool = Field(
-        False, description="have on the device only what the moment needs: text encoder, autoencoder or denoiser"
+        False,
+        description="load, and have on the device, only what the moment needs of a model's networks",
     )
     cache_latents: bool = Field(True, description="encode every picture once, not at every step")
     cache_variants: Positive = Field(4, description="random crops and colors of each picture that the cache holds")
@@ -141,6 +142,9 @@ class CheckpointSection(Section):
     every: Positive = Field(250, description="steps between two checkpoints")
     keep: Positive = Field(4, description="how many there are at most")
     resume: Literal["auto", "never"] = Field("auto", description="go on from the last checkpoint, or refuse to")
+    adapters: bool = Field(
+        False, description="keep the adapter of each of them on the way in adapters/ of the output, for loractl grid"
+    )
 
 
 class EvalSection(Section):
@@ -169,7 +173,7 @@ class TrainingSpec(Spec):
 
     model: Model = Field(description="the base model")
     data: DataSection = Field(description="the subject's pictures")
-    train: TrainSection = Field(TrainSection(), description="the training loop")
+    train: TrainSection = Field(TrainSection(), validate_default=True, description="the training loop")
     loss: LossSection = Field(LossSection(), description="what is minimized")
     noise: NoiseSection = Field(NoiseSection(), description="the noise of training and its timesteps")
     optimizer: OptimizerSection = Field(OptimizerSection(), description="the optimizer")
@@ -180,6 +184,12 @@ class TrainingSpec(Spec):
     checkpoint: CheckpointSection = Field(CheckpointSection(), description="what an interrupted run goes on from")
     log: LogSection = Field(LogSection(), description="who is told of the run")
     output: AdapterOutputSection = Field(AdapterOutputSection(), description="where the result goes")
+
+    @field_validator("train")
+    @classmethod
+    def _resolve_rate(cls, train: TrainSection, info: ValidationInfo) -> TrainSection:
+        model = info.data.get("model")
+        return with_rate(train, model.source) if model else train
 
     @field_validator("memory")
     @classmethod
@@ -205,6 +215,52 @@ class TrainingSpec(Spec):
         self.require_shareable(self.memory.processes)
         return self
 
+    @model_validator(mode="after")
+    def _can_be_carried_out(self) -> "TrainingSpec":
+        if problems := self.conflicts():
+            raise refusal(problems)
+        return self
+
+    def conflicts(self) -> Problems:
+        """What is found of all keys together, before torch is imported."""
+        return {
+            **of_rates(self.optimizer.name, self.schedule.name, self.rates, self.early_end),
+            **of_memory(self.memory.quantize, self.memory.device, self.model.source),
+            **of_adapters(self.checkpoint.adapters, getattr(self, "adapter", None)),
+            **self._unmeasured(),
+        }
+
+    def _unmeasured(self) -> Problems:
+        """The scores on which something depends and that this job does not measure."""
+        said = {f"eval.fail_below.{name}": name for name in self.eval.fail_below}
+        if self.eval.keep_best:
+            said["eval.keep_best"] = self.eval.keep_best
+        needs = unmeasured(
+            said.values(),
+            self.judges,
+            ("the subject's",),
+            self.eval.samples,
+            held_out=self.eval.held_out is not None or [judge.source for judge in self.judges] == ["lab"],
+            training=True,
+            section="eval.",
+        )
+        return {key: needs[name] for key, name in said.items() if name in needs}
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """What learns, by the key of its rate → that rate."""
+        adapter: AdapterSection | None = getattr(self, "adapter", None)
+        embedding: EmbeddingSection | None = getattr(self, "embedding", None)
+        train = self.train
+        return rates(train.lr, train.text_encoder_lr, train.up_lr_ratio, adapter, embedding)
+
+    @property
+    def early_end(self) -> str | None:
+        """The key that lets a part learn for fewer steps than another that learns beside it."""
+        adapter, until = getattr(self, "adapter", None), self.train.text_encoder_steps
+        ends = adapter is not None and adapter.text_encoder and until is not None and until < self.train.steps
+        return "train.text_encoder_steps" if ends else None
+
     def require_shareable(self, processes: int) -> None:
         """ValueError when so many processes can't take equally much of a step."""
         pictures = self.train.batch_size * self.train.grad_accum
@@ -219,6 +275,9 @@ class TrainingSpec(Spec):
         if self.eval.encoders is not None:
             return self.eval.encoders
         return (EncoderSection(source="lab"),) if self.model.source == "lab" else ()
+
+    def shortfalls(self) -> list[str]:
+        return written_below(self.destination() / "scores.json", self.eval.fail_below)
 
     def checkpoints(self) -> Path:
         return self.destination() / "checkpoints"

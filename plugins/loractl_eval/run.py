@@ -11,14 +11,16 @@ from loractl.errors import ScoreError
 from loractl.evaluate.encoders import EncoderSource
 from loractl.evaluate.judges import Exam
 from loractl.evaluate.report import photograph_row, prompt_rows, table, write_scores
-from loractl.evaluate.scores import below, make_scorer
+from loractl.evaluate.scores import make_scorer
 from loractl.events import Emit, Facts, Progress, Wrote
-from loractl.families.family import Family
 from loractl.families.pipeline import load_model
+from loractl.families.precision import Keeping
 from loractl.method import Outcome
-from loractl.sample.adapted import apply
-from loractl.sample.denoise import Request, render
+from loractl.sample.denoise import Request
 from loractl.sample.picture import save_png, sheet
+from loractl.sample.schedule import Use
+from loractl.sample.session import Session
+from loractl.sections.scoring import below
 from loractl_eval.spec import EvalSpec
 
 ROWS = 12  # of the grid, for each stage
@@ -29,14 +31,16 @@ def run(spec: EvalSpec, emit: Emit) -> Outcome:
     require_determinism()
     device = pick_device(spec.memory.device)
     exam = Exam(spec.prompts, spec.class_prompts, spec.samples, _pictures(spec.held_out), _pictures(spec.training))
-    model = load_model(spec.model.source, device, pick_dtype(spec.memory.precision, device), **spec.model.loading)
+    dtype, keeping = pick_dtype(spec.memory.precision, device), Keeping(**spec.memory.keeping)
+    model = load_model(spec.model.source, device, dtype, keeping=keeping, **spec.model.loading)
     encoders = [EncoderSource(each.source, each.revision, each.weights, each.allow_pickle) for each in spec.judges]
     scorer = make_scorer(encoders, exam, device)
-    easel = Easel(spec, model, emit)
-    scorer.before(easel.make)
-    for number, use in enumerate(spec.adapters):
-        apply(model, use.path, f"adapter{number}", use.weight)
-    scores = scorer.after(easel.make)
+    with Session(model) as session:
+        easel = Easel(spec, session, emit)
+        scorer.before(easel.make)
+        for number, use in enumerate(spec.adapters):
+            session.add(f"adapter{number}", use.path, Use(use.weight))
+        scores = scorer.after(easel.make)
     emit(Facts("scores", table(scores)))
     facts = {"model": spec.model.source, "encoders": [each.source for each in spec.judges], "samples": spec.samples}
     files = {"scores": write_scores(spec.destination() / "scores.json", scores, facts)}
@@ -44,30 +48,28 @@ def run(spec: EvalSpec, emit: Emit) -> Outcome:
     files["grid"] = save_png(spec.destination() / "grid.png", sheet([*held_out, *easel.rows]))
     for what, path in files.items():
         emit(Wrote(path, what))
-    if problems := below(scores, dict(spec.fail_below.items())):
+    values = {name: score.value for name, score in scores.items()}
+    if problems := below(values, spec.fail_below):
         raise ScoreError("; ".join(problems))
-    return Outcome(files, {name: score.value for name, score in scores.items()})
+    return Outcome(files, values)
 
 
 class Easel:
-    """Makes pictures with the model as it is now; `rows` gathers some of each stage for the grid."""
+    """Makes pictures with the adapters as they are now; `rows` gathers some of each stage for the grid."""
 
-    def __init__(self, spec: EvalSpec, model: Family, emit: Emit) -> None:
-        self.spec, self.model, self.emit = spec, model, emit
+    def __init__(self, spec: EvalSpec, session: Session, emit: Emit) -> None:
+        self.spec, self.session, self.emit = spec, session, emit
         self.rows: list[tuple[str, list[Image.Image]]] = []
 
     def make(self, prompts: Sequence[str], stage: str) -> list[Image.Image]:
-        batch = 32 if self.model.resolution <= 64 else 4
+        batch = 32 if self.session.model.resolution <= 64 else 4
         wanted = [self._request(prompt, self.spec.seed + i) for i, prompt in enumerate(prompts)]
-        with self.model.autocast():
-            pictures = list(
-                render(self.model.paint, wanted, batch, lambda done, of: self.emit(Progress(stage, done, of)))
-            )
+        pictures = list(self.session.render(wanted, batch, lambda done, of: self.emit(Progress(stage, done, of))))
         self.rows += [(f"{stage}: {prompt}", row) for prompt, row in prompt_rows(prompts, pictures)[:ROWS]]
         return pictures
 
     def _request(self, prompt: str, seed: int) -> Request:
-        sample, model = self.spec.sample, self.model
+        sample, model = self.spec.sample, self.session.model
         guidance = model.guidance if sample.guidance is None else sample.guidance
         return Request(prompt, seed, sample.steps, guidance, sample.size or model.resolution, sample.negative)
 

@@ -4,8 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited, Text
-from loractl.specs import AdapterUse, Finite, InputPath, MemorySection, Model, Positive, Section, Spec
+from loractl.sections.memory import PictureMemorySection
+from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited, Text, unmeasured, written_below
+from loractl.specs import AdapterUse, Finite, InputPath, Model, Positive, Section, Spec, refusal
 
 
 class ScoredSampleSection(Section):
@@ -34,7 +35,7 @@ class EvalSpec(Spec):
         {}, description="score → the least it may be; below it the exit code is 8"
     )
     sample: ScoredSampleSection = Field(ScoredSampleSection(), description="how the pictures are made")
-    memory: MemorySection = Field(MemorySection(), description="device and precision")
+    memory: PictureMemorySection = Field(PictureMemorySection(), description="device, precision, denoiser")
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -45,11 +46,14 @@ class EvalSpec(Spec):
             raise ValueError(
                 'the encoder "lab" judges alone, and the lab model only: the reader knows no other pictures'
             )
-        needs = {"subject_fidelity": self.held_out, "memorization": self.training}
-        missing = {"subject_fidelity": "held_out", "memorization": "training"}
-        for name in [name for name, path in needs.items() if name in self.fail_below and path is None]:
-            raise ValueError(f"fail_below.{name} needs {missing[name]}")
+        held_out, training = self.held_out is not None, self.training is not None
+        settings = (self.fail_below, self.judges, self.prompts, self.samples)
+        if needs := unmeasured(*settings, held_out=held_out, training=training):
+            raise refusal({f"fail_below.{name}": need for name, need in needs.items()})
         return self
+
+    def shortfalls(self) -> list[str]:
+        return written_below(self.destination() / "scores.json", self.fail_below)
 
     @property
     def judges(self) -> tuple[EncoderSection, ...]:

@@ -118,6 +118,10 @@ class FleetSpec(TrainingSpec):
             self._check(subject)
         return self
 
+    def conflicts(self) -> dict[str, str]:
+        """None: what the sections say for all counts where a subject is silent, and its own job is judged."""
+        return {}
+
     def _check(self, subject: FleetSubject) -> None:
         if subject.prompt is None:
             raise ValueError(f"the subject {subject.name} has no prompt: give it one, or set subject.prompt for all")
@@ -129,6 +133,10 @@ class FleetSpec(TrainingSpec):
             self.solo(subject)
         except ValidationError as error:
             raise ValueError(f"the subject {subject.name}: {first_problem(error)}") from None
+
+    def shortfalls(self) -> list[str]:
+        low = {subject.name: self.solo(subject).shortfalls() for subject in self.subjects}
+        return [f"{name}: {'; '.join(problems)}" for name, problems in low.items() if problems]
 
     def require_shareable(self, processes: int) -> None:
         Spec.require_shareable(self, processes)

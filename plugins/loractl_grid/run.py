@@ -9,6 +9,7 @@ from PIL import Image
 from loractl.device import pick_device, pick_dtype, require_determinism
 from loractl.events import Emit, Progress, Wrote
 from loractl.families.pipeline import load_model
+from loractl.families.precision import Keeping
 from loractl.method import Outcome
 from loractl.sample.axes import draw_table
 from loractl.sample.page import page
@@ -60,9 +61,10 @@ class Wardrobe:
 def run(spec: GridSpec, emit: Emit) -> Outcome:
     require_determinism()
     device = pick_device(spec.memory.device)
-    model = load_model(spec.model.source, device, pick_dtype(spec.memory.precision, device), **spec.model.loading)
+    dtype, keeping = pick_dtype(spec.memory.precision, device), Keeping(**spec.memory.keeping)
+    model = load_model(spec.model.source, device, dtype, keeping=keeping, **spec.model.loading)
     shots = plan(spec, model)
-    with Session(model) as session:
+    with Session(model, spec.memory.engine) as session:
         made = make_pictures(spec, session, shots, emit)
     files = write_tables(spec, shots)
     files["page"] = write_page(spec, shots)
@@ -101,6 +103,8 @@ def settings(spec: GridSpec, wardrobe: Wardrobe, shot: Shot) -> dict[str, str]:
         "revision": spec.model.revision,
         "precision": str(model.dtype).removeprefix("torch."),
     }
+    if spec.memory.quantize != "none":
+        details["quantize"] = spec.memory.quantize
     scheduler = sampler_label(model.scheduler)
     return settings_texts(shot.request, spec.model.source, wardrobe.weights(shot.uses), scheduler, details=details)
 

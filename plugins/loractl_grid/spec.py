@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from loractl.ranges import numbers
+from loractl.sections.memory import PictureMemorySection
 from loractl.sections.schedules import Schedule
-from loractl.specs import AdapterUse, Finite, InputPath, MemorySection, Model, Positive, Section, Spec, Weight
+from loractl.specs import AdapterUse, Finite, InputPath, Model, Positive, Section, Spec, Weight
 from loractl_grid.checkpoints import written
 
 T = TypeVar("T")
@@ -133,7 +134,7 @@ class GridSpec(Spec):
     allow_pickle: bool = Field(False, description="read pickles as well (.pt, .bin): their tensors alone, never code")
     grid: GridSection = Field(description="what varies along the axes")
     sample: GridSampleSection = Field(GridSampleSection(), description="what all pictures have in common")
-    memory: MemorySection = Field(MemorySection(), description="device and precision")
+    memory: PictureMemorySection = Field(PictureMemorySection(), description="device, precision, denoiser")
 
     resumes = True
 

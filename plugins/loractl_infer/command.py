@@ -33,7 +33,7 @@ def infer(
     guidance: Annotated[float | None, Option(help="classifier-free guidance scale")] = None,
     negative: Annotated[str | None, Option(help="negative prompt")] = None,
     clip_skip: Annotated[int | None, Option(help="the layer of CLIP that reads the prompt, 1 being the last")] = None,
-    size: Annotated[int | None, Option(help="pixels of each side")] = None,
+    size: Annotated[str | None, Option(help="pixels of each side, or of width and height: 768x512")] = None,
     image: Annotated[Path | None, Option(help="a picture to start from")] = None,
     strength: Annotated[float | None, Option(help="how much of it is made anew, 0 to 1")] = None,
     mask: Annotated[Path | None, Option(help="a picture of where: what is white there is made anew")] = None,

@@ -57,6 +57,7 @@ def details(spec: InferSpec, parts: Sequence[Part], precision: str) -> dict[str,
         "engine": spec.composition.engine,
         "revision": spec.model.revision,
         "precision": precision,
+        "quantize": None if spec.memory.quantize == "none" else spec.memory.quantize,
         "image": _file(spec.sample.image),
         "mask": _file(spec.sample.mask),
     }

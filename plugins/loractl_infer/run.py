@@ -10,6 +10,7 @@ from PIL import Image
 from loractl.device import pick_device, pick_dtype, require_determinism
 from loractl.events import Emit, Progress, Wrote
 from loractl.families.pipeline import load_model
+from loractl.families.precision import Keeping
 from loractl.formats.safefile import replacing
 from loractl.method import Outcome
 from loractl.sample.denoise import pipeline_for
@@ -28,9 +29,9 @@ from loractl_infer.spec import InferSpec, ScheduledUse
 def run(spec: InferSpec, emit: Emit) -> Outcome:
     require_determinism()
     device = pick_device(spec.memory.device)
-    model = load_model(spec.model.source, device, pick_dtype(spec.memory.precision, device), **spec.model.loading)
-    composition = spec.composition
-    with Session(model, composition.engine, int(composition.cache_mb * 1e6)) as session:
+    dtype, keeping = pick_dtype(spec.memory.precision, device), Keeping(**spec.memory.keeping)
+    model = load_model(spec.model.source, device, dtype, keeping=keeping, **spec.model.loading)
+    with Session(model, spec.engine, int(spec.composition.cache_mb * 1e6)) as session:
         easel = Easel(spec, session, emit)
         easel.make()
         easel.save_sheet()

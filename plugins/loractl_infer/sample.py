@@ -1,5 +1,6 @@
 """What a job may say of its pictures."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
@@ -20,6 +21,15 @@ def _sampler(name: str) -> str:
     return found
 
 
+def _sides(said: int | str) -> int | str:
+    """A square by the side it has, whichever way it is said."""
+    found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", str(said))
+    if found is None:
+        raise ValueError(f'"{said}" is no size: give pixels, as 512, or 768x512 for width and height')
+    width, height = found[1], found[2] or found[1]
+    return int(width) if width == height else f"{width}x{height}"
+
+
 class InferSampleSection(PromptedSampleSection):
     prompts: tuple[str, ...] = Field((), description="one row of pictures for each")
     prompts_file: InputPath | None = Field(
@@ -31,11 +41,14 @@ class InferSampleSection(PromptedSampleSection):
         description="the method of sampling, by the name that A1111, kohya or diffusers has for it: euler-a, "
         "dpm++2m-karras, ddim, …; by default the model's own",
     )
+    size: Annotated[int | str, AfterValidator(_sides)] | None = Field(  # type: ignore[assignment]  # nobody sets it
+        None, description='pixels of each side, or "768x512": of width and height; by default the model\'s own'
+    )
     clip_skip: Annotated[int, Field(ge=1, le=12)] = Field(
         1, description="which layer of CLIP reads the prompt: 1 is the last, 2 the one before, as in A1111"
     )
     image: InputPath | None = Field(
-        None, description="a picture to start from; its largest square in the middle, brought to the size"
+        None, description="a picture to start from: as much of its middle as has the shape of the size, brought to it"
     )
     strength: Share | None = Field(
         None, description="how much of the picture is made anew: the share of the steps that are run; by default 0.75"

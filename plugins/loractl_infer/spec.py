@@ -5,8 +5,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from loractl.sections.memory import PictureMemorySection
 from loractl.sections.schedules import Schedule
-from loractl.specs import AdapterUse, Finite, MemorySection, Model, Section, Spec
+from loractl.specs import AdapterUse, Finite, Model, Section, Spec
 from loractl_infer.prompts import Prompt, parse_prompt
 from loractl_infer.sample import InferSampleSection
 
@@ -44,7 +45,7 @@ class InferSpec(Spec):
     allow_pickle: bool = Field(False, description="read pickles as well (.pt, .bin): their tensors alone, never code")
     sample: InferSampleSection = Field(description="what is made")
     composition: CompositionSection = Field(CompositionSection(), description="how adapters are applied")
-    memory: MemorySection = Field(MemorySection(), description="device and precision")
+    memory: PictureMemorySection = Field(PictureMemorySection(), description="device, precision, denoiser")
 
     resumes = True
 
@@ -59,8 +60,22 @@ class InferSpec(Spec):
         return tuple(named)
 
     @property
+    def engine(self) -> Literal["auto", "composed", "branch"]:
+        """The one that acts on the denoiser as it is kept, or what the job says."""
+        return self.composition.engine if self.memory.engine == "auto" else self.memory.engine
+
+    @property
     def prompts(self) -> tuple[Prompt, ...]:
         return tuple(map(parse_prompt, self.sample.prompts))
+
+    @model_validator(mode="after")
+    def _engine_acts(self) -> Self:
+        if self.composition.engine not in ("auto", self.engine):
+            raise ValueError(
+                f'composition.engine = "{self.composition.engine}" does not act on a denoiser that memory.quantize or '
+                f"memory.offload keeps so: leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _prompts_name_adapters(self) -> Self:

@@ -1,5 +1,6 @@
 """Carries out a job that prepares pictures: its sections become a plan, and the plan a training set."""
 
+from contextlib import nullcontext
 from functools import partial
 
 from loractl.captioner import CaptionerSettings
@@ -17,11 +18,14 @@ from loractl.prepare.plan import Plan, Workplace
 from loractl.prepare.process import Copies, Masking, Recipe
 from loractl.prepare.workers import cores
 from loractl.prepare.write import SUFFIXES
+from loractl.train.lock import lock
 from loractl_ppim.spec import PpimSpec
 
 
 def run(spec: PpimSpec, emit: Emit) -> Outcome:
-    files, numbers = prepare(plan_of(spec), emit)
+    plan = plan_of(spec)
+    with nullcontext() if plan.dry_run else lock(plan.out):
+        files, numbers = prepare(plan, emit)
     return Outcome(files, numbers)
 
 

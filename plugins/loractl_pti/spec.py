@@ -46,5 +46,10 @@ class PivotalTuningSpec(TrainingSpec):
         return self
 
     @property
+    def early_end(self) -> str | None:
+        frozen = self.phases.mode == "joint" and self.phases.token_share < 1
+        return "phases.mode" if frozen else super().early_end
+
+    @property
     def prior_is_on(self) -> bool:
         return self.subject.class_prompt is not None and self.prior.weight > 0

@@ -9,11 +9,12 @@ import pytest
 from pydantic import Field
 
 import loractl.cli
-from loractl.errors import InputError
+from loractl.errors import InputError, ScoreError
 from loractl.events import Emit
 from loractl.method import Method, Outcome
+from loractl.sections.scoring import below
 from tests import toy
-from tests.cli.calling import call
+from tests.cli.calling import JOB, call
 
 DONE = "already done: "
 
@@ -85,3 +86,44 @@ def test_a_job_of_another_method_is_told_as_such(here: Path, capsys: pytest.Capt
     (here / "out/job/job.toml").write_text("method = 'gone'", encoding="utf-8")
     code, _, err = call(capsys, "run", "job.toml")
     assert (code, "job.toml is already there: choose another --out" in err) == (InputError.exit_code, True)
+
+
+class JudgedSpec(PatientSpec):
+    method: Literal["judged"] = Field("judged", description="which method runs the job")  # type: ignore[assignment]
+    fail_below: dict[str, float] = Field({}, description="score → the least it may be")
+
+    def shortfalls(self) -> list[str]:
+        return below({"score": 0.5}, self.fail_below)
+
+
+class JudgedOnceSpec(JudgedSpec):
+    method: Literal["once"] = Field("once", description="which method runs the job")  # type: ignore[assignment]
+    resumes = False
+
+
+@pytest.mark.parametrize(("spec", "good_enough"), [(JudgedSpec, 0), (JudgedOnceSpec, InputError.exit_code)])
+def test_a_result_below_its_limit_is_kept_and_told_again(
+    spec: type[JudgedSpec],
+    good_enough: int,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runs = []
+
+    def judge(spec: JudgedSpec, _: Emit) -> Outcome:
+        runs.append(spec)
+        raise ScoreError("; ".join(spec.shortfalls()))
+
+    name = spec.model_fields["method"].default
+    methods = {name: Method(name, "Judge.", spec, judge)}
+    monkeypatch.setattr(loractl.cli, "load_plugins", lambda: replace(toy.plugins(), methods=methods))
+    (here / "job.toml").write_text(JOB.replace('"toy"', f'"{name}"') + "fail_below.score = 0.8\n")
+    told = "error: score is 0.500, below 0.8\n"
+    code, _, err = call(capsys, "run", "job.toml")
+    assert (code, err) == (ScoreError.exit_code, told) and (here / "out/job/job.toml").is_file()
+    code, _, err = call(capsys, "run", "job.toml")
+    assert (code, err) == (ScoreError.exit_code, f"{DONE}{here / 'out/job'}\n{told}")
+    assert call(capsys, "run", "job.toml", "--set", "fail_below.score=0.4")[0] == good_enough
+    assert call(capsys, "run", "job.toml", "--set", "fail_below.score=0.6")[0] == ScoreError.exit_code
+    assert len(runs) == 1

@@ -87,10 +87,10 @@ def test_every_failure_has_its_code(
     assert left == code
     assert says in err
     assert "Traceback" not in err
-    left, out, _ = call(capsys, "--json", "run", "job.toml")
+    left, out, _ = call(capsys, "--json", "run", "job.toml", "--overwrite")
     assert left == code
     assert not says or json.loads(out.splitlines()[-1])["exit_code"] == code
-    assert not Path("out/job/job.toml").exists()
+    assert Path("out/job/job.toml").exists() == isinstance(error, ScoreError), "whose result is there"
 
 
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])

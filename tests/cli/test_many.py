@@ -92,10 +92,14 @@ def test_several_jobs_are_one_command(here: Path, capsys: pytest.CaptureFixture[
     for name in "ab":
         (here / f"{name}.toml").write_text(JOB)
     code, out, _ = call(capsys, "--json", "run", "a.toml", "b.toml")
-    told = json.loads(out.splitlines()[-1])
+    *events, told = map(json.loads, out.splitlines())
     assert (code, told["event"]) == (0, "results")
     assert [(each["name"], each["exit_code"]) for each in told["jobs"]] == [("a", 0), ("b", 0)]
     assert (here / "out/b/toy.txt").exists()
+    assert [each["job"] for each in events if each["event"] == "finished"] == ["a", "b"]
+    code, out, err = call(capsys, "run", "a.toml", "b.toml", "--overwrite")
+    assert (code, out.splitlines()[0].split()[0]) == (0, "job")
+    assert "a: train 3/3" in err and "b: done" in err
 
 
 def test_all_jobs_are_read_before_the_first_is_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from math import nan
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -15,12 +16,15 @@ from loractl.data.images import to_tensor
 from loractl.errors import MismatchError
 from loractl.evaluate.encoders import EncoderSource
 from loractl.evaluate.judges import EncoderJudge, Exam
-from loractl.evaluate.scores import LAB, Score, Scorer, below, make_scorer
+from loractl.evaluate.lab import LabJudge
+from loractl.evaluate.report import write_scores
+from loractl.evaluate.scores import LAB, Score, Scorer, make_scorer
 from loractl.lab.drawing import draw
 from loractl.lab.reader import load_reader, read
 from loractl.lab.scenes import PLACES, Scene, sample_scene
 from loractl.lab.scores import class_drift, place_in, prompt_fidelity, subject_fidelity
 from loractl.lab.subjects import HOMES, SUBJECTS, subject_pictures
+from loractl.sections.scoring import EncoderSection, Limited, below, unmeasured, written_below
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 COLORS = {"red": RED, "green": GREEN, "blue": BLUE}
@@ -127,8 +131,42 @@ def test_every_place_is_found_in_its_prompt() -> None:
 
 
 def test_what_is_below_its_limit() -> None:
-    scores = {"subject_fidelity": Score(0.75, 0.7, 0.8, 8), "diversity": Score(0.2, 0.1, 0.3, 8)}
+    scores = {"subject_fidelity": 0.75, "diversity": 0.2}
     assert below(scores, {"subject_fidelity": 0.75, "diversity": 0.1}) == []
     assert below(scores, {"subject_fidelity": 0.8}) == ["subject_fidelity is 0.750, below 0.8"]
-    assert below({"diversity": Score(nan, nan, nan, 8)}, {"diversity": 0.1}) == ["diversity is nan, below 0.1"]
+    assert below({"diversity": nan}, {"diversity": 0.1}) == ["diversity is nan, below 0.1"]
     assert below(scores, {"memorization": 0.1}) == ["memorization was not measured, so it can't be 0.1"]
+
+
+def test_written_scores_are_judged_as_those_in_memory(tmp_path: Path) -> None:
+    scores = {"subject_fidelity": Score(0.79996, 0.7, 0.9, 8), "diversity": Score(nan, nan, nan, 8)}
+    values, limits = {name: score.value for name, score in scores.items()}, {"subject_fidelity": 0.8, "diversity": 0.1}
+    file = write_scores(tmp_path / "scores.json", scores, {})
+    assert written_below(file, limits) == below(values, limits) != []
+    assert written_below(tmp_path / "nowhere.json", {"diversity": 0.1}) == below({}, {"diversity": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("judge", "prompts", "samples", "pictures"),
+    [
+        ("some/clip", ["a red thing"], 1, True),
+        ("some/clip", ["a red thing"], 2, False),
+        ("some/clip", ["a red thing", "a blue thing"], 2, True),
+        ("some/clip", ["a red thing"] * 2, 2, True),
+        ("lab", ["a red thing"], 10, True),
+        ("lab", ["a red thing"], 11, False),
+        ("lab", ["a red thing", "a blue thing"], 20, True),
+        ("lab", ["a red thing", "a blue thing"], 21, True),
+    ],
+)
+def test_what_a_job_can_measure_is_known_beforehand(
+    judge: str, prompts: list[str], samples: int, pictures: bool, tmp_path: Path
+) -> None:
+    fill(RED).save(tmp_path / "a.png")
+    shown = [tmp_path / "a.png"] if pictures else []
+    exam = Exam(prompts, (), samples, shown, shown)
+    scorer = Scorer(LabJudge(exam) if judge == "lab" else EncoderJudge([ColorEncoder()], exam), exam)
+    given = scorer.after(lambda prompts, _: [Image.new("RGB", (64, 64), RED)] * len(prompts))
+    limited, judges = get_args(Limited), [EncoderSection(source=judge)]
+    missing = unmeasured(limited, judges, prompts, samples, held_out=pictures, training=pictures)
+    assert missing.keys() == {*limited} - given.keys()

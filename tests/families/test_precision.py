@@ -21,8 +21,14 @@ from loractl.families.precision import (
     settle,
     store_in_fp8,
 )
-from loractl.inject.inject import adapter_parameters, inject
-from loractl.inject.targets import resolve
+from loractl.inject.inject import adapter_parameters, collect, inject, load_into, remove
+from loractl.inject.layers import weight_shape
+from loractl.inject.targets import Target, resolve
+from loractl.sample.compose import Branch
+from loractl.sample.held import Held, check, make_plan
+from loractl.sample.schedule import Use
+from loractl.tensors.adapter import Adapter
+from loractl.tensors.lowrank import LowRank
 from tests.tiny import tiny_flux, tiny_sd
 
 FP8 = torch.float8_e4m3fn
@@ -176,6 +182,60 @@ def test_nf4_is_asked_for_the_denoiser_alone() -> None:
     (name,) = config.quant_mapping
     assert name == "transformer"
     assert config.quant_mapping[name].bnb_4bit_compute_dtype == torch.bfloat16
+
+
+class Packed(nn.Linear):
+    """A linear layer in 4 bits, two weights in a byte, as bitsandbytes has them: (out · in / 2, 1)."""
+
+    def __init__(self, out: int, inner: int) -> None:
+        super().__init__(inner, out, bias=False)
+        codes = torch.randint(256, (out * inner // 2, 1), dtype=torch.uint8)
+        self.weight = nn.Parameter(codes, requires_grad=False)
+
+    def plain(self) -> Tensor:
+        pairs = torch.cat([self.weight // 16, self.weight % 16], dim=1)
+        return (pairs.float() / 15 - 0.5).view(self.out_features, self.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.plain())
+
+
+def test_an_adapter_acts_on_packed_weights() -> None:
+    """Its shapes are those of the layer, not of the storage; and it comes off as it went on."""
+    layer, x = Packed(6, 4), torch.randn(3, 4)
+    model = nn.Sequential(layer)
+    inject(model, {"0": Target(2, 2.0)}, form="auto", generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(x), layer(x), rtol=0, atol=0)
+    adapter_parameters(model)["0.up"].data.normal_()
+    ((path, low),) = collect(model).items()
+    assert (path, low.shape) == ("0", (6, 4))
+    torch.testing.assert_close(model(x), x @ (layer.plain() + low.delta()).T)
+    assert weight_shape(model[0]) == (6, 4)  # type: ignore[arg-type]
+    remove(model)
+    load_into(model, {"0": low}, weight=0.5)
+    torch.testing.assert_close(model(x), x @ (layer.plain() + 0.5 * low.delta()).T)
+    with pytest.raises(MismatchError, match=r"weight \(6, 4\)"):
+        load_into(nn.Sequential(layer), {"0": LowRank(low.up.T, low.down.T, 2.0)})
+
+
+def test_a_session_acts_on_packed_weights() -> None:
+    layer, x = Packed(6, 4), torch.randn(3, 4)
+    network = nn.Sequential(layer)
+    low = LowRank(torch.randn(2, 4), torch.randn(6, 2), 2.0)
+    held = Held(Adapter({"net.0": low}), Use(), 0)
+    check(held.adapter, held.use, {"net": network}, low_rank_only=True)
+    branch = Branch(network, make_plan("net", network, [held]))
+    branch.write([0.25])
+    torch.testing.assert_close(network(x), x @ (layer.plain() + 0.25 * low.delta()).T)
+    branch.close()
+    torch.testing.assert_close(network(x), x @ layer.plain().T)
+
+
+def test_factors_are_where_the_model_computes() -> None:
+    """A layer whose weight waits elsewhere gets them there all the same."""
+    model = nn.Sequential(nn.Linear(4, 6))
+    inject(model, {"0": Target(2, 2.0)}, device=torch.device("meta"))
+    assert {factor.device.type for factor in adapter_parameters(model).values()} == {"meta"}
 
 
 def test_attention_by_another_backend_is_the_same() -> None:

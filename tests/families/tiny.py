@@ -16,14 +16,12 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
     FluxPipeline,
-    FluxTransformer2DModel,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
-    SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     ZImagePipeline,
     ZImageTransformer2DModel,
@@ -38,7 +36,16 @@ from transformers import (
 )
 
 from tests.families.texts import NARROW, gemma_tokenizer, language_model, qwen_tokenizer, qwen_vl, t5, t5_tokenizer
-from tests.tiny import WIDTH, tiny_sd, tiny_sdxl, tiny_text_encoder, tiny_tokenizer
+from tests.tiny import (
+    WIDTH,
+    seeded,
+    tiny_flux_transformer,
+    tiny_sd,
+    tiny_sd3_transformer,
+    tiny_sdxl,
+    tiny_text_encoder,
+    tiny_tokenizer,
+)
 
 
 def autoencoder(channels: int, **more: Any) -> Any:
@@ -65,18 +72,7 @@ def sdxl() -> Any:
 def sd3(with_t5: bool = True) -> Any:
     clips, tokenizer = [tiny_tokenizer(), tiny_tokenizer()], t5_tokenizer() if with_t5 else None
     return StableDiffusion3Pipeline(
-        transformer=SD3Transformer2DModel(
-            sample_size=8,
-            in_channels=16,
-            out_channels=16,
-            num_layers=2,
-            attention_head_dim=8,
-            num_attention_heads=4,
-            caption_projection_dim=32,
-            joint_attention_dim=2 * WIDTH,
-            pooled_projection_dim=2 * WIDTH,
-            pos_embed_max_size=32,
-        ),
+        transformer=tiny_sd3_transformer(joint_attention_dim=2 * WIDTH, pooled_projection_dim=2 * WIDTH),
         text_encoder=tiny_text_encoder(clips[0], CLIPTextModelWithProjection),
         tokenizer=clips[0],
         text_encoder_2=tiny_text_encoder(clips[1], CLIPTextModelWithProjection),
@@ -91,17 +87,7 @@ def sd3(with_t5: bool = True) -> Any:
 def flux(guidance: bool = True) -> Any:
     clip, tokenizer = tiny_tokenizer(), t5_tokenizer()
     return FluxPipeline(
-        transformer=FluxTransformer2DModel(
-            in_channels=64,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=WIDTH,
-            pooled_projection_dim=WIDTH,
-            axes_dims_rope=(4, 6, 6),
-            guidance_embeds=guidance,
-        ),
+        transformer=tiny_flux_transformer(in_channels=64, num_layers=1, num_single_layers=1, guidance_embeds=guidance),
         text_encoder=tiny_text_encoder(clip),
         tokenizer=clip,
         text_encoder_2=t5(tokenizer),
@@ -248,9 +234,5 @@ PIPELINES: Mapping[str, Callable[[], Any]] = {
 
 
 def whole(name: str, seed: int = 0) -> Any:
-    """The family's pipeline, always the same; torch's random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        pipeline = PIPELINES[name]()
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    """The family's pipeline."""
+    return seeded(PIPELINES[name], seed)

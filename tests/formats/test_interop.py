@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from loractl.formats import load_adapter, save_adapter
@@ -107,6 +109,22 @@ def test_kohyas_form_holds_every_layer_of_every_family(tmp_path: Path, version: 
     adapter = everywhere(tiny(version), version, "all")
     save_adapter(tmp_path / "a", adapter, "kohya", dtype=torch.float32, name="test")
     assert distance(load_adapter(tmp_path / "a"), adapter) < 1e-6
+
+
+def test_diffusers_takes_fluxs_fused_layers_apart_as_we_put_them_together(tmp_path: Path) -> None:
+    """At the real width, the only one that diffusers splits linear1 by; updates with factors of their own."""
+    block, wide, width = "transformer.single_transformer_blocks.0", 12288, 3072
+    shapes = {"attn.to_q": (width, width), "attn.to_k": (width, width), "attn.to_v": (width, width)}
+    shapes |= {"proj_mlp": (wide, width), "proj_out": (width, width + wide), "norm.linear": (3 * width, width)}
+    generator = torch.Generator().manual_seed(1)
+    modules = {f"{block}.{name}": random_update(shape, 2, 2.0, generator) for name, shape in shapes.items()}
+    adapter = Adapter(modules, {"ss_base_model_version": "flux1"})
+    save_adapter(tmp_path / "a.safetensors", adapter, "kohya", dtype=torch.float32, name="a")
+    theirs = FluxPipeline.lora_state_dict(tmp_path / "a.safetensors")
+    save_file({key: tensor.contiguous() for key, tensor in theirs.items()}, tmp_path / "b.safetensors")
+    found = load_adapter(tmp_path / "b.safetensors")
+    assert found.modules.keys() == modules.keys()
+    assert distance(found, adapter) < 1e-5
 
 
 def test_we_read_what_diffusers_saves(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from loractl.errors import FormatError, InputError
@@ -43,6 +44,15 @@ def test_what_is_not_understood_is_listed_beside_what_is(tmp_path: Path) -> None
     said = describe(tmp_path / "b")
     assert said["unknown"] == ["lora_unet_nowhere.lora_up.weight"]
     assert said["norm"] == pytest.approx(describe(tmp_path / "a")["norm"])
+
+
+def test_a_file_of_no_known_format_is_listed_key_by_key(tmp_path: Path) -> None:
+    save_file({"decoder.weight": torch.ones(2, 2), "decoder.step": torch.tensor(3)}, tmp_path / "a")
+    said = describe(tmp_path / "a")
+    assert (said["kind"], said["format"], said["components"]) == ("unknown", "unknown", {})
+    assert said["unknown"] == ["decoder.step", "decoder.weight"]
+    with pytest.raises(FormatError, match="no adapter format"):
+        load_adapter(tmp_path / "a")
 
 
 def test_a_pickle_is_described_when_it_may_be_read() -> None:

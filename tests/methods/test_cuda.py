@@ -15,6 +15,7 @@ from loractl.runs.learner import Learner
 from loractl.runs.objective import Objective
 from loractl.runs.sources import make_sources
 from loractl.runs.studio import Studio
+from loractl.train.conditioning import Conditioner
 from loractl.train.optim import make_optimizer
 from tests.methods.lab_job import JOBS, SHORT, run_subject
 
@@ -35,7 +36,7 @@ def step(tmp_path: Path) -> Any:
     recipe = cook(spec)
     sources, _ = make_sources(spec, recipe, Studio(model, ignore), ignore)
     learner = Learner(model, spec, recipe)
-    loss = Objective(spec, recipe, model, learner, sources)
+    loss = Objective(spec, recipe, model, learner, sources, Conditioner(model))
     optimizer = make_optimizer(learner.groups(), "adamw")
 
     def whole_step(number: int) -> None:

@@ -13,7 +13,10 @@ import torch
 from loractl_fleet.spec import FleetSpec, FleetSubject
 from safetensors.torch import load_file
 
+from loractl.cli.earlier import changes
 from loractl.errors import JobError, ScoreError
+from loractl.evaluate.report import write_scores
+from loractl.evaluate.scores import Score
 from loractl.events import Event, Note, Numbers, Progress
 from loractl.formats import load_adapter
 from loractl.job import dump_job, override, read_job
@@ -33,6 +36,7 @@ SHORT = (
     "train.ema=0.9",
     "adapter={targets=['attention', 'resnets.*.conv1'], dropout=0.1, max_norm=2e-3}",
     "checkpoint.every=2",
+    "checkpoint.adapters=true",
     "sample.steps=1",
     "sample.seeds=[0]",
     "sample.at_start=false",
@@ -116,9 +120,10 @@ def test_each_adapter_is_that_of_its_own_run(
     one, other = load_file(alone.files["diffusers"]), load_file(outcome.files[f"{subject.name}: diffusers"])
     assert one.keys() == other.keys() and any(bool(one[key].any()) for key in one if "lora_B" in key)
     assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-5
-    lines = [
-        (folder / "metrics.jsonl").read_text().splitlines() for folder in (tmp_path / "out", subject.destination())
-    ]
+    folders = (tmp_path / "out", subject.destination())
+    one, other = (load_file(folder / "adapters/step-000002.safetensors") for folder in folders)
+    assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-5
+    lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in folders]
     losses = [[json.loads(line)["loss"] for line in each] for each in lines]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == subject.train.steps
 
@@ -185,6 +190,22 @@ def test_a_subject_that_misses_its_score_does_not_keep_the_others_from_their_fil
         run(read(job, tmp_path, "train.steps=1"))
     for name in ("spotted", "plain", "large"):
         assert (tmp_path / name / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_each_subject_is_judged_by_its_own_scores_and_its_limit_may_change(job: Path, tmp_path: Path) -> None:
+    settings = ('eval.encoders=["lab"]', "eval.fail_below.subject_fidelity=0.8")
+    spec = read(job, tmp_path, *settings)
+    for subject, value in zip(spec.subjects, (0.9, 0.5, 0.8), strict=True):
+        scores = Score(value, value, value, 1)
+        write_scores(tmp_path / subject.name / "scores.json", {"subject_fidelity": scores}, {})
+    assert spec.shortfalls() == ["plain: subject_fidelity is 0.500, below 0.8"]
+    (tmp_path / "job.toml").write_text(dump_job(spec), encoding="utf-8")
+    lower = read(job, tmp_path, *settings[:1], "eval.fail_below.subject_fidelity=0.4")
+    assert (lower.shortfalls(), changes(lower, METHODS)) == ([], [])
+    first, *others = lower.subjects
+    flipped = first.model_copy(update={"data": first.data.model_copy(update={"flip": True})})
+    other = lower.model_copy(update={"subjects": (flipped, *others)})
+    assert changes(other, METHODS) == ["subjects[0].data.flip: false → true"]
 
 
 @pytest.mark.parametrize(

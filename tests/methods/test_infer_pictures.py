@@ -98,8 +98,8 @@ def test_pictures_that_do_not_fit_are_told(tmp_path: Path) -> None:
     Image.new("L", (10, 10)).save(tmp_path / "small.png")
     with pytest.raises(InputError, match=r"small\.png has 10 × 10 pixels and its picture 256 × 256"):
         run_infer(tmp_path / "out", "a cat", image=GRASS, mask=tmp_path / "small.png")
-    with pytest.raises(MismatchError, match=r"a multiple of 4 pixels, and sample\.size = 63 is none: 60 is"):
-        run_infer(tmp_path / "out", "a cat", size=63)
+    with pytest.raises(MismatchError, match=r"a multiple of 4 pixels: set sample\.size = 96x60, not 96x63"):
+        run_infer(tmp_path / "out", "a cat", size="96x63")
 
 
 def test_a_model_for_inpainting_always_has_a_mask() -> None:

@@ -1,6 +1,7 @@
 """The options that all training methods share, each run once through a job on the lab model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,13 @@ from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
+from loractl.cli import execute
 from loractl.errors import InputError, JobError, ScoreError
 from loractl.formats import load_adapter
-from tests.methods.lab_job import JOBS, run_job, run_subject, stages
+from loractl.job import override, read_job
+from loractl.method import Outcome
+from loractl.plugins import load_plugins
+from tests.methods.lab_job import JOBS, SHORT, run_job, run_subject, stages
 from tests.tiny import tiny_sd
 
 PHOTOS = Path(__file__).parents[1] / "data" / "dreambooth"
@@ -150,9 +155,26 @@ def test_an_inpainting_model_learns_to_fill_holes(tmp_path: Path) -> None:
     assert any(low.up.abs().max() > 0 for low in adapter.modules.values())
 
 
-def test_a_score_that_is_too_low_fails_after_all_is_saved(tmp_path: Path) -> None:
-    settings = ('eval.encoders=["lab"]', "eval.samples=2", "eval.fail_below.subject_fidelity=1.0")
-    with pytest.raises(ScoreError, match="subject_fidelity is"):
-        run_subject(tmp_path, *NO_PRIOR, *settings)
-    assert ScoreError.exit_code == 8
-    assert {"subject.safetensors", "scores.json"} <= {path.name for path in tmp_path.iterdir()}
+def test_a_score_that_is_too_low_fails_after_all_is_saved_and_is_judged_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plugins = load_plugins(["dreambooth"])
+
+    def run(limit: float) -> Outcome:
+        own = ("train.steps=1", 'eval.encoders=["lab"]', "eval.samples=2", "output.path=out")
+        settings = (*SHORT, *NO_PRIOR, *own, f"eval.fail_below.subject_fidelity={limit}")
+        return execute(read_job(JOBS / "subject.toml", plugins.methods, [override(each) for each in settings]), plugins)
+
+    with pytest.raises(ScoreError, match=r"subject_fidelity is 0\.\d+, below 1") as first:
+        run(1.0)
+    assert {"subject.safetensors", "scores.json", "job.toml"} <= {path.name for path in Path("out").iterdir()}
+    plugins = replace(plugins, methods={"dreambooth": replace(plugins.methods["dreambooth"], run=_never)})
+    with pytest.raises(ScoreError) as again:
+        run(1.0)
+    assert str(again.value) == str(first.value)
+    assert run(0.0) == Outcome()
+
+
+def _never(*_: object) -> Outcome:
+    raise AssertionError("the result is there")

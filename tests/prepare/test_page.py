@@ -1,8 +1,6 @@
 """The page of a set, driven in a real browser: every file is there, and can be found, without any network."""
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from PIL import Image
 from loractl.prepare.page import page
 from loractl.prepare.sheet import CELL, COLUMNS, ROWS, sheets
 from loractl.prepare.table import Output, Row
+from tests.browser import one
 
 SHOWN = """
 const shown = [...document.querySelectorAll("article")].filter(each => !each.hidden);
@@ -56,36 +55,11 @@ def rows() -> list[Row]:
     ]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium by selenium, as wide as a phone."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    from selenium.webdriver.chrome.service import Service
-
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("there is no Chromium with its chromedriver (on Debian: apt install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options, Service(driver))
-    phone = {"width": 375, "height": 740, "deviceScaleFactor": 1, "mobile": True}
-    chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    yield chrome
-    chrome.quit()
-
-
 @pytest.fixture
 def opened(browser: Any, root: Path) -> Any:
     (root / "page.html").write_text(page("my <set>", rows(), lambda name: root / name), encoding="utf-8")
     browser.get((root / "page.html").as_uri())
     return browser
-
-
-def one(browser: Any, selector: str) -> Any:
-    return browser.find_element("css selector", selector)
 
 
 def shown(browser: Any) -> list[str]:

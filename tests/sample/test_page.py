@@ -3,18 +3,16 @@
 import base64
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from loractl.sample.axes import Axis
 from loractl.sample.page import page
+from tests.browser import one
 
 AXES = (
     Axis("weight", ("0", "0.5", "1")),
@@ -59,35 +57,10 @@ def test_the_page_holds_everything_and_asks_for_nothing() -> None:
     assert html() == text
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium by selenium, as wide as a phone."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    from selenium.webdriver.chrome.service import Service
-
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("there is no Chromium with its chromedriver (on Debian: apt install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options, Service(driver))
-    phone = {"width": 375, "height": 740, "deviceScaleFactor": 1, "mobile": True}
-    chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    yield chrome
-    chrome.quit()
-
-
 def opened(browser: Any, tmp_path: Path, axes: tuple[Axis, Axis, Axis] = AXES) -> Any:
     (tmp_path / "grid.html").write_text(html(axes), encoding="utf-8")
     browser.get((tmp_path / "grid.html").as_uri())
     return browser
-
-
-def one(browser: Any, selector: str) -> Any:
-    return browser.find_element("css selector", selector)
 
 
 def shows(browser: Any, z: int, y: int, x: int) -> bool:

@@ -69,15 +69,16 @@ def test_what_is_composed_is_laid_out_like_the_weight() -> None:
 
 
 def dora(seed: int = 0) -> Adapter:
-    """Of the tiny model's attention, magnitudes and all."""
+    """Of the tiny model's attention and a convolution with as many inputs as outputs, magnitudes and all."""
     model = tiny_model()
-    modules = random_adapter(model, seed).modules
+    square = "unet.mid_block.resnets.0.conv1"
+    modules = {**random_adapter(model, seed).modules, square: update((32, 32, 3, 3))}
     generator = torch.Generator().manual_seed(seed)
     weights = {path: model.denoiser.get_parameter(f"{path.removeprefix('unet.')}.weight") for path in modules}
-    magnitudes = {
-        path: weight.norm(dim=1, keepdim=True) * (0.7 + 0.6 * torch.rand(len(weight), 1, generator=generator))
-        for path, weight in weights.items()
-    }
+    magnitudes = {}
+    for path, weight in weights.items():
+        lengths = weight.norm(p=2, dim=tuple(range(1, weight.ndim)), keepdim=True)
+        magnitudes[path] = lengths * (0.7 + 0.6 * torch.rand(lengths.shape, generator=generator))
     return Adapter(modules, magnitudes=magnitudes)
 
 

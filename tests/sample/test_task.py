@@ -107,7 +107,7 @@ def test_inpainting_with_a_model_for_it_is_diffusers_own() -> None:
 def test_what_is_kept_comes_back_to_the_bit(lab: Any) -> None:
     canvas = Canvas(scene(), 0.75, mask(), edge=8)
     (_, through), (_, pasted) = ours(lab, canvas=Canvas(scene(), 0.75, mask())), ours(lab, canvas=canvas)
-    fitted = canvas.fitted(SIDE)
+    fitted = canvas.fitted((SIDE, SIDE))
     assert fitted.mask is not None
     kept = np.asarray(fitted.mask) < 128
     start, one, two = (np.asarray(picture) for picture in (fitted.picture, pasted, through))

@@ -1,0 +1,70 @@
+"""Failures as a person or a program hears of them: a sentence for each problem, and an exit code."""
+
+import errno
+import sys
+import traceback
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from loractl.cli.display import write_json
+from loractl.errors import (
+    INTERRUPTED,
+    TERMINATED,
+    DeviceError,
+    DiskFullError,
+    JobError,
+    LoractlError,
+    Terminated,
+)
+
+USAGE_ERROR = typer.BadParameter.__mro__[1]  # click's UsageError, whichever click this Typer brings
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def fail(error: BaseException, as_json: bool) -> int:
+    """Says what went wrong, for a person on stderr or for a program on stdout; returns the exit code."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    code, problems = diagnose(error)
+    if code == LoractlError.exit_code:
+        traceback.print_exception(error)
+    if as_json:
+        write_json(sys.stdout, {"event": "error", "exit_code": code, "problems": problems})
+    else:
+        for problem in problems:
+            Console(stderr=True).print(Text(f"error: {problem}", "red"), soft_wrap=True, highlight=False)
+    return code
+
+
+def diagnose(error: BaseException) -> tuple[int, tuple[str, ...]]:
+    """Exit code and sentences for a failure; anything that is not ours to foresee is a bug."""
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        code, word = (TERMINATED, "terminated") if isinstance(error, Terminated) else (INTERRUPTED, "interrupted")
+        return code, (getattr(error, "resume", word),)  # training says how to go on
+    if isinstance(error, USAGE_ERROR):
+        return JobError.exit_code, (_usage(error),)
+    known = error if isinstance(error, LoractlError) else _recognize(error)
+    if isinstance(known, JobError):
+        return known.exit_code, known.problems
+    if known is not None:
+        return known.exit_code, (str(known),)
+    return LoractlError.exit_code, (f"{type(error).__name__}: {error}",)
+
+
+def _usage(error: BaseException) -> str:
+    """A Typer usage error as one sentence, with where to read on."""
+    message = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]  # USAGE_ERROR has it
+    command = getattr(getattr(error, "ctx", None), "command_path", "loractl")
+    return f"{message} (see {command} --help)"
+
+
+def _recognize(error: BaseException) -> LoractlError | None:
+    """Failures of the machine that libraries raise in their own ways; torch is judged by name, it may not be here."""
+    if type(error).__name__ == "OutOfMemoryError":
+        advice = "lower train.batch_size or sample.size, or set memory.gradient_checkpointing = true"
+        return DeviceError(f"the device is out of memory: {advice}")
+    if (isinstance(error, OSError) and error.errno in NO_SPACE) or "No space left on device" in str(error):
+        return DiskFullError(f"{error}; the last good files are untouched: free some space or choose another --out")
+    return None

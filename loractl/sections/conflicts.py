@@ -1,0 +1,70 @@
+"""What in a training job can't be carried out though every key of it is sound: problem by the key that it is told of.
+
+The back refuses the same once the model is there; a person should not have to wait for that.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from loractl.sections.learning import AdapterSection, EmbeddingSection
+
+LEAST_RATE = 1e-7  # at which diffusers' polynomial schedule ends
+STEADY = ("constant", "constant_with_warmup")  # schedules that do not depend on how many steps there are
+AT_LOADING = ("nf4", "int8")  # what is quantized as a diffusers folder is loaded
+Problems = dict[str, str]
+
+
+def rates(
+    lr: float,
+    text_encoder_lr: float | None,
+    up_lr_ratio: float,
+    adapter: AdapterSection | None,
+    embedding: EmbeddingSection | None,
+) -> dict[str, float]:
+    """What learns, by the key of its rate → that rate."""
+    found: dict[str, float] = {}
+    if adapter is not None:
+        targets = adapter.targets if isinstance(adapter.targets, dict) else {}
+        own = {pattern: settings.lr for pattern, settings in targets.items() if settings.lr is not None}
+        if not own or len(own) < len(targets):
+            found["train.lr"] = lr
+        found |= {f"adapter.targets.{json.dumps(pattern)}.lr": rate for pattern, rate in own.items()}
+        if adapter.text_encoder:
+            found["train.text_encoder_lr"] = text_encoder_lr or lr / 20
+        if adapter.kind == "lora" and up_lr_ratio != 1:
+            found |= {f"{up_lr_ratio:g} × {key}": up_lr_ratio * rate for key, rate in found.items()}
+    if embedding is not None:
+        found["embedding.lr"] = embedding.lr
+    return found
+
+
+def of_rates(optimizer: str, schedule: str, learning: Mapping[str, float], early_end: str | None) -> Problems:
+    """`early_end` is the key that lets a part learn for fewer steps than another beside it, if one does."""
+    told = ", ".join(f"{key} = {rate:g}" for key, rate in learning.items())
+    if schedule == "polynomial" and min(learning.values(), default=1.0) <= LEAST_RATE:
+        return {"schedule.name": f"polynomial ends at a rate of {LEAST_RATE:g} and must begin above it, but {told}"}
+    if optimizer != "prodigy":
+        return {}
+    if len(set(learning.values())) > 1:
+        return {"optimizer.name": f"prodigy finds one rate for all that learns: set {told} alike, usually to 1"}
+    if early_end is not None and schedule not in STEADY:
+        problem = f"prodigy has one rate for all, but with {early_end} the rates of a {schedule} schedule part"
+        return {"optimizer.name": f'{problem}: set schedule.name = "constant"'}
+    return {}
+
+
+def of_memory(quantize: str, device: str, model: str) -> Problems:
+    """`model` is the job's model.source."""
+    if quantize in AT_LOADING and Path(model).suffix in (".safetensors", ".ckpt"):
+        return {"memory.quantize": f'a checkpoint in one file can\'t be loaded in {quantize}: set quantize = "fp8"'}
+    if quantize == "nf4" and device == "cpu":
+        return {"memory.quantize": 'nf4 needs a GPU: set "int8" or "fp8" to train on a CPU'}
+    return {}
+
+
+def of_adapters(kept: bool, adapter: AdapterSection | None) -> Problems:
+    """`kept` is the job's checkpoint.adapters."""
+    if kept and (adapter is None or adapter.kind == "full"):
+        return {"checkpoint.adapters": "this job makes no adapter that could be kept: leave it out"}
+    return {}

@@ -1,0 +1,37 @@
+"""How a job keeps the denoiser: in how many bits, where, and with which attention."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from loractl.specs import MemorySection
+
+
+class DenoiserMemorySection(MemorySection):
+    quantize: Literal["none", "nf4", "int8", "fp8"] = Field(
+        "none", description="keep the frozen denoiser in 4 or 8 bits (nf4: extra bnb, int8: extra torchao)"
+    )
+    offload: Literal["none", "blocks"] = Field(
+        "none", description="keep the denoiser in main memory, and bring its blocks to the GPU one at a time"
+    )
+    attention: str | None = Field(None, description="an attention backend of diffusers, such as flash or _native_flash")
+
+    @property
+    def keeping(self) -> dict[str, Any]:
+        """What `families.precision.Keeping` is told."""
+        return {"quantize": self.quantize, "offload": self.offload, "attention": self.attention}
+
+
+class PictureMemorySection(DenoiserMemorySection):
+    """Of a job that makes pictures with adapters, which trains nothing."""
+
+    @model_validator(mode="after")
+    def _adapters_have_a_place(self) -> "PictureMemorySection":
+        if self.quantize != "none" and self.offload != "none":
+            raise ValueError("quantize and offload go together in training alone: set one of them")
+        return self
+
+    @property
+    def engine(self) -> Literal["auto", "composed", "branch"]:
+        """How adapters act on a denoiser so kept: few bits have nothing to add to, and branches do not move."""
+        return "branch" if self.quantize != "none" else "composed" if self.offload != "none" else "auto"
