@@ -14,15 +14,22 @@ def test_training_has_only_what_it_needs(
     name: str, there: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guests: list[frozenset[str]] = []
-    errors = objective.denoising_errors
+    settled: list[int] = []
+    errors, settle = objective.denoising_errors, objective.Objective.settle
 
     def watched(model: StableDiffusion, *arguments: object) -> object:
         guests.append(model.guests)
         return errors(model, *arguments)  # type: ignore[arg-type]
 
+    def counted(self: objective.Objective) -> None:
+        settled.append(len(guests))
+        settle(self)
+
     monkeypatch.setattr(objective, "denoising_errors", watched)
+    monkeypatch.setattr(objective.Objective, "settle", counted)
     run(name, tmp_path / "phases", "memory.phases=true", "sample.every=3", "train.steps=4")
     assert guests and set(guests) == {frozenset(there)}
+    assert settled == [0, len(guests) * 3 // 4], "settles at the start and after the pictures of step 3"
 
 
 def test_phases_change_nothing(tmp_path: Path) -> None:
