@@ -39,8 +39,7 @@ def short_names(files: Sequence[PurePath]) -> tuple[str, ...]:
 
 
 def draw_table(x: Axis, y: Axis, pictures: Sequence[Image.Image], heading: str = "", cell: int = 128) -> Image.Image:
-    """The pictures of one place on z, the longer side of each brought to `cell` pixels, under the labels of x and beside
-    those of y.
+    """The pictures of one place on z, the longer side of each `cell` pixels, under labels of x and beside those of y.
 
     Labels are broken into lines as wide as a picture; the heading stands above everything.
     """

@@ -1,6 +1,4 @@
-"""Pictures of any shape, from pictures and masks and along schedules: in every family what diffusers' own pipelines make
-of them.
-"""
+"""Pictures of any shape, from pictures and masks, and along schedules: in every family as diffusers makes them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
