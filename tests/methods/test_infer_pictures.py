@@ -20,6 +20,7 @@ from loractl.families.pipeline import load_model
 from loractl.families.sd import StableDiffusion
 from loractl.formats import save_adapter
 from loractl.formats.safefile import data_hash
+from loractl.job import dump_job, read_job
 from loractl.method import Outcome
 from loractl.plugins import load_plugins
 from loractl.sample.denoise import Request
@@ -87,6 +88,8 @@ def test_prompts_come_from_a_file_and_seeds_from_ranges(tmp_path: Path) -> None:
         ({"seed": ["5.."]}, '--seed: "5.." is neither a number nor a range'),
         ({"seed": ["0.5"]}, "--seed"),
         ({"clip_skip": 0}, "--clip-skip"),
+        ({"size": "96x"}, '--size: "96x" is no size: give pixels, as 512, or 768x512 for width and height'),
+        ({"size": "0"}, '--size: "0" is no size'),
     ],
 )
 def test_what_cannot_be_meant_is_told_before_anything_is_loaded(options: dict[str, Any], problem: str) -> None:
@@ -100,6 +103,29 @@ def test_pictures_that_do_not_fit_are_told(tmp_path: Path) -> None:
         run_infer(tmp_path / "out", "a cat", image=GRASS, mask=tmp_path / "small.png")
     with pytest.raises(MismatchError, match=r"a multiple of 4 pixels: set sample\.size = 96x60, not 96x63"):
         run_infer(tmp_path / "out", "a cat", size="96x63")
+
+
+def test_a_picture_may_be_wider_than_high(tmp_path: Path) -> None:
+    """From a text, from a part of a picture and in a mask; the sheet keeps its shape."""
+    Image.new("RGB", (200, 100), "red").save(tmp_path / "red.png")
+    Image.new("L", (200, 100), 255).save(tmp_path / "all.png")
+    red: dict[str, Any] = {"image": tmp_path / "red.png"}
+    for options in ({}, red, {**red, "mask": tmp_path / "all.png"}):
+        outcome, _ = run_infer(tmp_path / "out", "a red critter", size="96x64", seed=["1"], overwrite=True, **options)
+        picture = made(outcome)
+        assert picture.size == (96, 64) and parsed(picture.info["parameters"])["Size"] == "96x64"
+        assert json.loads(picture.info["loractl"])["size"] == [96, 64]
+    sheet = np.asarray(Image.open(outcome.files["sheet"]))
+    rows, columns = np.nonzero((sheet[26:] != 255).any(-1))
+    assert np.ptp(columns) + 1 == 128 and np.ptp(rows) + 1 == 85
+
+
+@pytest.mark.parametrize(("said", "kept"), [("64", 64), ("96x64", "96x64"), ("64x64", 64)])
+def test_a_square_is_said_by_its_side(said: str, kept: int | str, tmp_path: Path) -> None:
+    spec = infer(["a cat"], size=said)
+    assert spec.sample.size == kept
+    (tmp_path / "job.toml").write_text(dump_job(spec))
+    assert read_job(tmp_path / "job.toml", load_plugins().methods) == spec
 
 
 def test_a_model_for_inpainting_always_has_a_mask() -> None:
