@@ -111,10 +111,15 @@ def cut(
     """The largest part of the picture that has the shape of `size`, at a position from 0 (left, top) to 1 (right,
     bottom), resized to it.
     """
-    scale = min(picture.width / size[0], picture.height / size[1])
+    return picture.resize(size, filtering, box=part(picture.size, size, x, y))
+
+
+def part(whole: Size, size: Size, x: float, y: float) -> tuple[int, int, int, int]:
+    """That part's left, top, right and bottom, in the picture's own pixels."""
+    scale = min(whole[0] / size[0], whole[1] / size[1])
     width, height = round(size[0] * scale), round(size[1] * scale)
-    left, top = round(x * (picture.width - width)), round(y * (picture.height - height))
-    return picture.resize(size, filtering, box=(left, top, left + width, top + height))
+    left, top = round(x * (whole[0] - width)), round(y * (whole[1] - height))
+    return left, top, left + width, top + height
 
 
 def square(picture: Image.Image, resolution: int, x: float = 0.5, y: float = 0.5) -> Image.Image:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loractl.data.cache import Cache, file_hash
 from loractl.data.examples import Example
-from loractl.data.images import Size, read_picture, to_tensor
+from loractl.data.images import Size, picture_size, read_picture, to_tensor
 from loractl.data.masks import mask_tensor, nearest, read_mask, shrink
 from loractl.data.views import Variety, View
 from loractl.device import upload
@@ -74,6 +74,7 @@ class Latents:
         self._variants: list[list[View]] = []
         self._kept: dict[View, Encoded] = {}  # on the CPU: many pictures would crowd a GPU
         self._read = lru_cache(maxsize=1)(self._read_files)
+        self._size = lru_cache(maxsize=None)(lambda index: picture_size(examples[index].path))
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -121,6 +122,11 @@ class Latents:
             return _stack([self._kept[view] for view in views]).to(lambda tensor: upload(tensor, self._device))
         # One by one, kept or not: what a picture becomes must not depend on its neighbors in a batch.
         return _stack([self._show(view) for view in views])
+
+    def sizes(self, views: Sequence[View]) -> Tensor:
+        """What each view's picture is cut from, (n, 6); see `View.sizes`."""
+        rows = [view.sizes(self._size(view.index), self.frames[view.index]) for view in views]
+        return upload(torch.tensor(rows, dtype=torch.float32), self._device)
 
     def _recall(self, view: View, content: Mapping[str, Any], cache: Cache | None) -> Encoded:
         key = {**content, "size": self.frames[view.index], "view": asdict(replace(view, index=0))}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from loractl.data.images import Size, cut
+from loractl.data.images import Size, cut, part
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,16 @@ class View:
     def mask(self, mask: Image.Image, size: Size) -> Image.Image:
         """The picture's mask, cut and mirrored as the picture is; each pixel is the mean of those it stands for."""
         return self._place(mask, size, Image.Resampling.BOX)
+
+    def sizes(self, whole: Size, size: Size) -> tuple[int, ...]:
+        """Height and width of the picture; how many pixels are cut off at its top and its left, counted in the scale of
+        the view and, where it is mirrored, in the mirrored picture; height and width of the view (Podell et al. 2023,
+        SDXL, sections 2.2 and 2.3).
+        """
+        left, top, right, _ = part(whole, size, self.x, self.y)
+        scale = (right - left) / size[0]
+        before = whole[0] - right if self.flip else left
+        return (whole[1], whole[0], round(top / scale), round(before / scale), size[1], size[0])
 
     def _place(self, picture: Image.Image, size: Size, filtering: Image.Resampling) -> Image.Image:
         placed = cut(picture, size, self.x, self.y, filtering)

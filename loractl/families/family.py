@@ -96,6 +96,10 @@ class Family(ABC):
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Any) -> Tensor:
         """The denoiser's output for x_t (n, c, h, w) at timesteps t (n,), told what `encode_text` returns."""
 
+    def told_of_sizes(self, conditioning: Conditioning, sizes: Tensor) -> Conditioning:  # noqa: ARG002  most are not
+        """The same, and how pictures were cut (n, 6) as `View.sizes` has it, for denoisers that are told of it."""
+        return conditioning
+
     @property
     def shift(self) -> float | Tensor:
         """The latents' mean, which is taken off before they are scaled."""

@@ -42,9 +42,13 @@ class StableDiffusionXL(Family):
         )
         return {"text": text, "pooled": pooled}
 
+    def told_of_sizes(self, conditioning: Any, sizes: Tensor) -> Mapping[str, Tensor]:
+        return {**conditioning, "sizes": sizes}
+
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
-        """Told that the picture was of this size and is not cut, as the pipeline tells it of what it makes."""
+        """Without other sizes it is told that the picture is not cut, as the pipeline tells it of what it makes."""
         height, width = (int(self.pipeline.vae_scale_factor) * side for side in noisy.shape[2:])
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=noisy.dtype, device=noisy.device)
-        extra = {"text_embeds": conditioning["pooled"], "time_ids": sizes.repeat(len(noisy), 1)}
+        uncut = torch.tensor([[height, width, 0, 0, height, width]], device=noisy.device, dtype=torch.float32)
+        sizes = conditioning.get("sizes", uncut.repeat(len(noisy), 1))
+        extra = {"text_embeds": conditioning["pooled"], "time_ids": sizes}
         return cast(Tensor, self.pipeline.unet(noisy, t, conditioning["text"], added_cond_kwargs=extra).sample)

@@ -35,6 +35,7 @@ class Batch:
     mask: Tensor | None = None  # (n, 1, h, w): weights of the loss
     extra: Tensor | None = None  # (n, 1 + c, h, w): what an inpainting model sees beside x_t, the hole first
     names: Sequence[str] = ()  # the pictures' paths, for reports
+    sizes: Tensor | None = None  # (n, 6): of the pictures, of what is cut off them, and of what is left
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -50,6 +51,7 @@ class Batch:
             _joined_masks(self, other),
             None if self.extra is None or other.extra is None else torch.cat([self.extra, other.extra]),
             [*self.names, *other.names],
+            None if self.sizes is None or other.sizes is None else torch.cat([self.sizes, other.sizes]),
         )
 
 
@@ -138,6 +140,7 @@ class Source:
             None if encoded.mask is None else self.mask_floor + (1 - self.mask_floor) * encoded.mask,
             self._extra(encoded, step, samples),
             [str(example.path) for example in examples],
+            self.latents.sizes(views),
         )
 
     def view(self, step: int, sample: int, per_step: int) -> View:

@@ -86,7 +86,8 @@ def prediction(model: Family, batch: Batch, conditioning: Conditioning) -> Tenso
     t = model.path.timesteps(batch.times)
     noisy = model.path.add_noise(batch.latents, batch.mixed, t)
     shown = noisy if batch.extra is None else torch.cat([noisy, batch.extra], dim=1)
-    return model.predict(shown.to(model.dtype), t, conditioning).float()
+    told = conditioning if batch.sizes is None else model.told_of_sizes(conditioning, batch.sizes)
+    return model.predict(shown.to(model.dtype), t, told).float()
 
 
 def denoising_errors(

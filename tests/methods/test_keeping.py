@@ -50,7 +50,7 @@ def test_what_was_made_of_other_bits_is_made_anew(tmp_path: Path) -> None:
 
 def test_adapters_stand_beside_weights_in_few_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer in few bits never sums its weights; the others may."""
-    kept = set()
+    kept = set[tuple[str, torch.dtype]]()
     begin = Branch.__init__
 
     def watched(self: Branch, network: Any, plan: Any) -> None:
