@@ -16,9 +16,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loractl.data.images import to_tensor
 from loractl.evaluate.intervals import once, percentiles, resampled
@@ -58,18 +59,15 @@ SUM: Uses = {"subject": Use(1.0), "style": Use(1.0)}
 INNERMOST = ("unet.mid_block", "unet.down_blocks.2", "unet.up_blocks.0")
 
 
-def after_the_subject(at: float, weight: float, inner: float) -> Uses:
-    """The subject alone decides what is where. From this fraction of the run on the style draws it: above its own
-    weight, since the subject's adapter weakens it, and with this factor in the innermost blocks, which it can do
-    without.
+def after_the_subject(at: float, weight: float) -> Uses:
+    """The subject alone decides what is where; from this fraction of the run on the style draws it.
+
+    Above its own weight, since the subject's adapter weakens it, and not in the innermost blocks: alone it needs none.
     """
-    style = Use(weight, Schedule(((0.0, 0.0), (at, 1.0))), dict.fromkeys(INNERMOST, inner))
-    return {"subject": Use(1.0), "style": style}
+    return {"subject": Use(1.0), "style": Use(weight, Schedule(((0.0, 0.0), (at, 1.0))), dict.fromkeys(INNERMOST, 0.0))}
 
 
-CANDIDATES = [
-    after_the_subject(at, weight, inner) for at in (0.1, 0.2) for weight in (1.1, 1.25, 1.4) for inner in (1.0, 0.0)
-]
+CANDIDATES = [after_the_subject(at, weight) for at in (0.1, 0.2) for weight in (1.1, 1.25, 1.4)]
 
 
 # The adapters
@@ -118,11 +116,11 @@ def leaning(pictures: Tensor) -> Tensor:
     Hatching leans to the right; what else is drawn is nearly its own mirror image, and leans to neither side.
     """
     power = torch.fft.fft2(pictures, norm="forward").abs().square().sum(1)  # (n, 64, 64)
-    right, left = power[:, 3:7, 3:7], power[:, 3:7, -6:-2]
-    return right.sum((1, 2)).sqrt() - left.sum((1, 2)).sqrt()
+    right, left = (power[:, 3:7, across].sum((1, 2)).sqrt() for across in (slice(3, 7), slice(-6, -2)))
+    return cast(Tensor, right - left)
 
 
-def settle(vae: nn.Module, count: int = 200) -> tuple[float, float]:
+def settle(vae: Any, count: int = 200) -> tuple[float, float]:
     """The lean from which on a picture is hatched, halfway between the plain drawing that leans most and the hatched
     one that leans least; and the share of as many other drawings it tells right. All go through the autoencoder.
     """

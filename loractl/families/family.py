@@ -278,18 +278,22 @@ class Family(ABC):
         """Latents (n, c, h, w) in the denoiser's scale → pictures (n, 3, height, width) in [-1, 1]."""
         return self.decoded(latents / self.scale + self.shift)
 
-    def written_out(self, texts: Sequence[str]) -> list[str]:
-        """Texts in which each learned token of several vectors is as many words, for pipelines that don't see to it."""
+    def written_out(self, texts: Sequence[str], pipeline: Any = None) -> list[str]:
+        """Texts in which each learned token of several vectors is as many words, for a pipeline that doesn't see to it:
+        the model's own, or another on its networks.
+        """
         from diffusers.loaders import TextualInversionLoaderMixin
 
-        if isinstance(self.pipeline, TextualInversionLoaderMixin):
+        if isinstance(pipeline or self.pipeline, TextualInversionLoaderMixin):
             return list(texts)
         loader = TextualInversionLoaderMixin()
         return [loader.maybe_convert_prompt(text, self.tokenizer) for text in texts]
 
-    def arguments(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """The pipeline's, for a `prompt`, `negative_prompt`, `guidance_scale`, … as Stable Diffusion is told them."""
-        texts = {name: self.written_out(wanted[name]) for name in ("prompt", "negative_prompt")}
+    def arguments(self, wanted: Mapping[str, Any], pipeline: Any = None) -> dict[str, Any]:
+        """The pipeline's, or another's on its networks, for a `prompt`, `negative_prompt`, `guidance_scale`, … as
+        Stable Diffusion is told them.
+        """
+        texts = {name: self.written_out(wanted[name], pipeline) for name in ("prompt", "negative_prompt")}
         return self.request({**wanted, **texts})
 
     def paint(self, **wanted: Any) -> Any:

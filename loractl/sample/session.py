@@ -170,7 +170,7 @@ class Session:
             for name in self.model.text_encoder_names:
                 self._write(name, "branch" if self._wanted == "branch" else "composed", None)
             with turns.watching(self.model.denoiser):
-                pictures = render_batch(pipeline, batch, at_end, self.model.arguments)
+                pictures = render_batch(pipeline, batch, at_end, partial(self.model.arguments, pipeline=pipeline))
         finally:
             for engine in self._engines.values():
                 engine.off()

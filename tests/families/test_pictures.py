@@ -4,6 +4,7 @@ make of them.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -29,6 +30,7 @@ from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
 from tests.families.conftest import PROMPT
 from tests.families.tiny import PIPELINES, whole
+from tests.tiny import WIDTH
 
 WIDE = (96, 64)
 CLASSES = {
@@ -145,6 +147,19 @@ def test_sides_are_multiples_of_a_familys_patches() -> None:
     assert pixels(model_of("flux"), "96x64") == WIDE and pixels(model_of("flux"), 32) == (32, 32)
     with pytest.raises(MismatchError, match=r"a multiple of 16 pixels: set sample\.size = 96x64, not 104x64"):
         pixels(model_of("flux"), "104x64")
+
+
+def test_a_token_is_read_whole_from_a_picture_too() -> None:
+    """Flux's pipelines that start from pictures leave it to others to write out the vectors of a token."""
+    model, said = model_of("flux"), []
+    for second in (0.0, 1.0):
+        rows = torch.stack([torch.zeros(WIDTH), torch.full((WIDTH,), second)])
+        token = Adapter({}, {}, {f"{encoder}.<rex>": rows for encoder in model.text_encoder_names})
+        with Session(model) as session, recording(model) as heard:
+            session.add("rex", token)
+            list(session.render([replace(request(model, Canvas(noise(WIDE), 0.5)), prompt="a <rex>")]))
+        said.append(heard[0])
+    assert (said[0] - said[1]).abs().max() > 1e-5
 
 
 # Schedules
