@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+from loractl.device import upload
 from loractl.errors import MismatchError
 from loractl.families.family import Family
 
@@ -47,8 +48,11 @@ class StableDiffusionXL(Family):
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """Without other sizes it is told that the picture is not cut, as the pipeline tells it of what it makes."""
-        height, width = (int(self.pipeline.vae_scale_factor) * side for side in noisy.shape[2:])
-        uncut = torch.tensor([[height, width, 0, 0, height, width]], device=noisy.device, dtype=torch.float32)
-        sizes = conditioning.get("sizes", uncut.repeat(len(noisy), 1))
+        sizes = conditioning["sizes"] if "sizes" in conditioning else self._uncut(noisy)
         extra = {"text_embeds": conditioning["pooled"], "time_ids": sizes}
         return cast(Tensor, self.pipeline.unet(noisy, t, conditioning["text"], added_cond_kwargs=extra).sample)
+
+    def _uncut(self, noisy: Tensor) -> Tensor:
+        height, width = (int(self.pipeline.vae_scale_factor) * side for side in noisy.shape[2:])
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+        return upload(sizes, noisy.device).repeat(len(noisy), 1)
