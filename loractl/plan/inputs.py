@@ -1,20 +1,22 @@
 """What each denoiser is given at a training step, as tensors of the right shapes.
 
-Lengths of text are the pipelines' own: 77 tokens of CLIP, and 256 (Stable Diffusion 3, after CLIP's), 300 (Sana) or 512
-of a larger encoder.
+Lengths of text are the pipelines' own: 77 tokens of CLIP, and 256 (Stable Diffusion 3, after CLIP's; Lumina 2), 300
+(Sana) or 512 of a larger encoder.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
 from loractl.errors import MismatchError
 
 Inputs = dict[str, Any]
-CLIP_LENGTH, TEXT_LENGTH = 77, 512
+CLIP_LENGTH, LUMINA_LENGTH, TEXT_LENGTH = 77, 256, 512
 
 
 def denoiser_inputs(denoiser: nn.Module, n: int, height: int, width: int) -> Inputs:
@@ -91,6 +93,31 @@ def _sana(config: Any, n: int, height: int, width: int) -> Inputs:
     }
 
 
+def _lumina2(config: Any, n: int, height: int, width: int) -> Inputs:
+    """It counts the words of each caption, as a tensor without numbers can't: say inside of `counting_words`."""
+    return {
+        "hidden_states": torch.zeros(n, config.in_channels, height, width),
+        "timestep": torch.zeros(n),
+        "encoder_hidden_states": torch.zeros(n, LUMINA_LENGTH, config.cap_feat_dim),
+        "encoder_attention_mask": torch.ones(n, LUMINA_LENGTH, dtype=torch.long),
+    }
+
+
+@contextmanager
+def counting_words() -> Iterator[None]:
+    """Inside, captions are as long as they may be for a denoiser that counts their words, Lumina 2's."""
+
+    def count(words: FakeTensor) -> list[int]:
+        return [LUMINA_LENGTH] * len(words)
+
+    kind: Any = FakeTensor
+    before, kind.tolist = kind.tolist, count
+    try:
+        yield
+    finally:
+        kind.tolist = before
+
+
 def _z_image(config: Any, n: int, height: int, width: int) -> Inputs:
     return {
         "x": [torch.zeros(config.in_channels, 1, height, width) for _ in range(n)],
@@ -106,5 +133,6 @@ _INPUTS: Mapping[str, Callable[[Any, int, int, int], Inputs]] = {
     "Flux2Transformer2DModel": lambda config, n, height, width: _packed(config, n, height, width, axes=4),
     "QwenImageTransformer2DModel": _qwen,
     "SanaTransformer2DModel": _sana,
+    "Lumina2Transformer2DModel": _lumina2,
     "ZImageTransformer2DModel": _z_image,
 }

@@ -19,12 +19,13 @@ from loractl.families.family import Family
 from loractl.families.outlines import outlines
 from loractl.families.pipeline import LAB, family_of, quiet
 from loractl.families.single_file import configurations, is_single_file, recognize_file
+from loractl.plan.inputs import counting_words
 
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
     """All tensors made inside are shapes. Those of one such block can't be used in another."""
-    with FakeTensorMode():
+    with FakeTensorMode(), counting_words():
         yield
 
 
