@@ -129,11 +129,6 @@ def sentences(
     return list(dict.fromkeys(text for *_, text in sorted(found, key=lambda item: item[:2])))
 
 
-def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong, in the words of who found it."""
-    return str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
-
-
 def dotted(path: KeyPath) -> str:
     """A path of keys as TOML writes it: train.lr, adapter.targets."*.to_q", seeds[2]."""
     text = ""

@@ -82,6 +82,11 @@ def refusal(problems: Mapping[str, str]) -> ValidationError:
     return ValidationError.from_exception_data("job", list(details))
 
 
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong, in the words of who found it."""
+    return str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
+
+
 class OutputSection(Section):
     path: AnyPath | None = Field(None, description="where the result goes; by default out/<name> in the current folder")
     overwrite: bool = Field(False, description="replace files that are already there")

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from loractl.errors import InputError, MismatchError
 from loractl.events import Emit, Note
-from loractl.problems import first_problem
 from loractl.runs.recipe import Cook
 from loractl.sections import TrainingSpec
+from loractl.specs import first_problem
 from loractl.train.checkpoint import latest_checkpoint, load_checkpoint
 
 Checkpoint = tuple[dict[str, Any], dict[str, Any]]  # tensors and values

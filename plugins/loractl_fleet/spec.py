@@ -5,10 +5,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from loractl.problems import first_problem
 from loractl.sections import AdapterSection, DataSection, PriorSection, SubjectSection, TrainingSpec, TrainSection
 from loractl.sections.training import EvalSection, ScheduleSection, TrainSampleSection
-from loractl.specs import Name, Section, Spec
+from loractl.specs import Name, Section, Spec, first_problem
 
 S = TypeVar("S", bound=Section)
 
