@@ -150,6 +150,10 @@ class Stage:
         return f" ({rate:.3g}/s, {duration((total - self.done) / rate)} left)" if rate else ""
 
 
+def say_error(problem: str) -> None:
+    Console(stderr=True).print(Text(f"error: {problem}", "red"), soft_wrap=True, highlight=False)
+
+
 def write_json(stream: TextIO, data: Mapping[str, Any]) -> None:
     """One JSON object on one line; what JSON can't hold becomes text."""
     print(json.dumps(data, default=str, ensure_ascii=False), file=stream, flush=True)

@@ -5,10 +5,8 @@ import sys
 import traceback
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from loractl.cli.display import write_json
+from loractl.cli.display import say_error, write_json
 from loractl.errors import (
     INTERRUPTED,
     TERMINATED,
@@ -34,7 +32,7 @@ def fail(error: BaseException, as_json: bool) -> int:
         write_json(sys.stdout, {"event": "error", "exit_code": code, "problems": problems})
     else:
         for problem in problems:
-            Console(stderr=True).print(Text(f"error: {problem}", "red"), soft_wrap=True, highlight=False)
+            say_error(problem)
     return code
 
 

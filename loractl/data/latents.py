@@ -18,7 +18,7 @@ from loractl.data.images import Size, picture_size, read_picture, to_tensor
 from loractl.data.masks import mask_tensor, nearest, read_mask, shrink
 from loractl.data.views import Variety, View
 from loractl.device import upload
-from loractl.families.family import Posterior
+from loractl.families.posterior import Posterior
 
 Draw = Callable[[str, int], torch.Generator]  # (hash of a picture, number of a variant) → where it is drawn from
 Report = Callable[[int, int], None]  # pictures done, of how many

@@ -6,7 +6,6 @@ told of a caption and how it is called. Its facts stand at the top of the class;
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
@@ -15,21 +14,9 @@ from torch import Tensor, nn
 
 from loractl.errors import MismatchError
 from loractl.families.conditioning import Conditioning
+from loractl.families.posterior import Posterior
 from loractl.families.prediction import DiffusionPath, NoisePath, noise_path
 from loractl.families.shelf import Shelf
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """What the autoencoder says of pictures: means and, unless it is deterministic, spreads (n, c, h, w), scaled
-    for the denoiser.
-    """
-
-    mean: Tensor
-    spread: Tensor | None
-
-    def sample(self, noise: Tensor) -> Tensor:
-        return self.mean if self.spread is None else self.mean + self.spread * noise
 
 
 class Family(ABC):

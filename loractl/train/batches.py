@@ -18,7 +18,7 @@ from loractl.data.images import Size
 from loractl.data.latents import Encoded, Latents, Report
 from loractl.data.views import View
 from loractl.device import upload
-from loractl.families.family import Posterior
+from loractl.families.posterior import Posterior
 from loractl.train.noise import Noising
 from loractl.train.streams import stream
 

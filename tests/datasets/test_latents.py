@@ -14,7 +14,7 @@ from loractl.data.examples import Example
 from loractl.data.latents import Encoded, Latents
 from loractl.data.masks import read_mask, shrink
 from loractl.data.views import Hole, Variety, View
-from loractl.families.family import Posterior
+from loractl.families.posterior import Posterior
 from loractl.train.streams import stream
 from tests.datasets.photos import save_photo
 

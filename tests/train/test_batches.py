@@ -14,7 +14,7 @@ from torch import Tensor
 from loractl.data.examples import Example
 from loractl.data.latents import Latents
 from loractl.data.views import Variety
-from loractl.families.family import Posterior
+from loractl.families.posterior import Posterior
 from loractl.train.batches import Batch, Share, Source
 from loractl.train.noise import Noising
 from tests.datasets.photos import save_photo
