@@ -61,6 +61,12 @@ def sd() -> Any:
     return pipeline
 
 
+def sd2() -> Any:
+    pipeline = tiny_sd(layers_per_block=2, use_linear_projection=True)
+    pipeline.register_modules(vae=autoencoder())
+    return pipeline
+
+
 def sdxl() -> Any:
     pipeline = tiny_sdxl()
     torch.manual_seed(1)
@@ -85,6 +91,13 @@ def sd_tensors(pipeline: Any) -> dict[str, Tensor]:
     }
 
 
+def sd2_tensors(pipeline: Any) -> dict[str, Tensor]:
+    """The projection is there, though nothing reads it."""
+    clip = {f"cond_stage_model.model.{name}": value for name, value in open_clip(pipeline.text_encoder)}
+    rest = without(sd_tensors(pipeline), "cond_stage_model.")
+    return rest | clip | {"cond_stage_model.model.text_projection": torch.eye(WIDTH)}
+
+
 def sdxl_tensors(pipeline: Any) -> dict[str, Tensor]:
     unet = {}
     for name, value in state(pipeline.unet):
@@ -99,7 +112,8 @@ def sdxl_tensors(pipeline: Any) -> dict[str, Tensor]:
 def open_clip(encoder: nn.Module) -> list[tuple[str, Tensor]]:
     """Rows of q, k and v in one tensor; the projection transposed."""
     tensors = {name.removeprefix("text_model."): value for name, value in state(encoder)}
-    found = [("text_projection", tensors.pop("text_projection.weight").T.contiguous())]
+    projection = tensors.pop("text_projection.weight", None)
+    found = [] if projection is None else [("text_projection", projection.T.contiguous())]
     for name in [name for name in tensors if ".q_proj." in name]:
         rows = torch.cat([tensors.pop(name.replace("q_proj", part)) for part in ("q_proj", "k_proj", "v_proj")])
         fused = name.replace("self_attn.q_proj.", "attn.in_proj_")

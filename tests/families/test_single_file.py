@@ -12,14 +12,19 @@ from loractl.errors import FormatError, InputError, MismatchError
 from loractl.families.single_file import BASES, configurations, load_single_file, recognize, variant_of
 from tests.families import single
 
-NETWORKS = {"sd": ("unet", "vae", "text_encoder"), "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2")}
+_SD = ("unet", "vae", "text_encoder")
+NETWORKS = {"sd": _SD, "sd2": _SD, "sdxl": (*_SD, "text_encoder_2")}
 Made = tuple[Any, dict[str, Tensor], Path]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
     """Kind → pipeline, its tensors in the single-file layout, and a folder of its configurations and tokenizers."""
-    kinds = {"sd": (single.sd, single.sd_tensors), "sdxl": (single.sdxl, single.sdxl_tensors)}
+    kinds = {
+        "sd": (single.sd, single.sd_tensors),
+        "sd2": (single.sd2, single.sd2_tensors),
+        "sdxl": (single.sdxl, single.sdxl_tensors),
+    }
     found: dict[str, Made] = {}
 
     def make(kind: str) -> Made:
@@ -44,7 +49,7 @@ def same(pipeline: Any, loaded: Any, names: tuple[str, ...], cast: torch.dtype =
     return True
 
 
-@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_a_file_is_the_model_it_was_made_of(kind: str, made: Callable[[str], Made], tmp_path: Path) -> None:
     pipeline, tensors, folder = made(kind)
     file = single.write(tmp_path / "model.safetensors", tensors)
