@@ -235,7 +235,8 @@ def _tokenizers(path: Path, base: str, folder: Path, index: Mapping[str, Any]) -
     """The tokenizers that the folder lacks, from the hub's model or its cache."""
     import transformers
 
-    names = [name for name in index if name.startswith("tokenizer") and not (folder / name).is_dir()]
+    wanted = [name for name, kind in index.items() if name.startswith("tokenizer") and kind != [None, None]]
+    names = [name for name in wanted if not (folder / name).is_dir()]
     repo = BASES[base].repo
     try:
         found = _from_hub(repo, *(f"{name}/*" for name in names)) if names else folder

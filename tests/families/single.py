@@ -4,14 +4,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+from loractl.formats.natives import natives
 from loractl.formats.safefile import write_tensors
 from loractl.formats.sgm import to_sgm
 from tests.formats.models import NATIVE, native
-from tests.tiny import WIDTH, tiny_sd, tiny_sdxl, tiny_unet
+from tests.tiny import (
+    WIDTH,
+    tiny_sd,
+    tiny_sd3_transformer,
+    tiny_sdxl,
+    tiny_text_encoder,
+    tiny_tokenizer,
+    tiny_unet,
+)
 
 NARROW = 24  # of the second text encoder: by their widths diffusers tells two apart
 _VAE = {
@@ -76,6 +85,26 @@ def sdxl() -> Any:
     return pipeline
 
 
+def sd3() -> Any:
+    """Without T5, which is optional. Diffusers gives the first encoder of a file a projection that changes nothing."""
+    tokenizers = [tiny_tokenizer(), tiny_tokenizer()]
+    torch.manual_seed(2)
+    first = tiny_text_encoder(tokenizers[0], CLIPTextModelWithProjection)
+    torch.nn.init.eye_(first.text_projection.weight)
+    config = CLIPTextConfig.from_dict(first.config.to_dict() | {"hidden_size": NARROW})
+    return StableDiffusion3Pipeline(
+        transformer=tiny_sd3_transformer(num_layers=2),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(),
+        text_encoder=first,
+        tokenizer=tokenizers[0],
+        text_encoder_2=CLIPTextModelWithProjection(config).eval(),
+        tokenizer_2=tokenizers[1],
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+
+
 def renamed(name: str, table: dict[str, str]) -> str:
     for own, theirs in table.items():
         name = name.replace(own, theirs)
@@ -96,6 +125,22 @@ def sd2_tensors(pipeline: Any) -> dict[str, Tensor]:
     clip = {f"cond_stage_model.model.{name}": value for name, value in open_clip(pipeline.text_encoder)}
     rest = without(sd_tensors(pipeline), "cond_stage_model.")
     return rest | clip | {"cond_stage_model.model.text_projection": torch.eye(WIDTH)}
+
+
+def sd3_tensors(pipeline: Any) -> dict[str, Tensor]:
+    transformer = dict(state(pipeline.transformer))
+    paths = {f"transformer.{name.rpartition('.')[0]}" for name in transformer if name != "pos_embed.pos_embed"}
+    found = {f"{NATIVE}pos_embed": transformer["pos_embed.pos_embed"]}
+    for name, module in natives(sorted(paths), "sd3").items():
+        assert module is not None
+        for part in ("weight", "bias"):
+            rows = [transformer[f"{path.removeprefix('transformer.')}.{part}"] for path in module.paths]
+            turned = "adaLN" in name and ("final" in name or name.startswith("joint_blocks.1.context"))
+            found[f"{NATIVE}{name}.{part}"] = torch.cat(rows[0].chunk(2)[::-1] if turned else rows)
+    clips = {"clip_l": pipeline.text_encoder, "clip_g": pipeline.text_encoder_2}
+    for short, clip in clips.items():
+        found |= {f"text_encoders.{short}.transformer.{name}": value for name, value in state(clip)}
+    return found | vae_tensors(pipeline.vae)
 
 
 def sdxl_tensors(pipeline: Any) -> dict[str, Tensor]:

@@ -13,7 +13,12 @@ from loractl.families.single_file import BASES, configurations, load_single_file
 from tests.families import single
 
 _SD = ("unet", "vae", "text_encoder")
-NETWORKS = {"sd": _SD, "sd2": _SD, "sdxl": (*_SD, "text_encoder_2")}
+NETWORKS = {
+    "sd": _SD,
+    "sd2": _SD,
+    "sdxl": (*_SD, "text_encoder_2"),
+    "sd3": ("transformer", "vae", "text_encoder", "text_encoder_2"),
+}
 Made = tuple[Any, dict[str, Tensor], Path]
 
 
@@ -24,6 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
         "sd": (single.sd, single.sd_tensors),
         "sd2": (single.sd2, single.sd2_tensors),
         "sdxl": (single.sdxl, single.sdxl_tensors),
+        "sd3": (single.sd3, single.sd3_tensors),
     }
     found: dict[str, Made] = {}
 
