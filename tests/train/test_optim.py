@@ -15,6 +15,7 @@ from loractl.train.optim import make_optimizer
 SCALES = torch.tensor([1.0, 2.0, 0.5])
 RATES = {
     "adamw": 0.1,
+    "adamw8bit": 0.1,
     "adafactor": 0.1,
     "prodigy": 1.0,
     "schedulefree-adamw": 0.1,
