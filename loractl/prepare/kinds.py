@@ -5,6 +5,8 @@ start other programs, so the rest is named and refused.
 """
 
 import re
+import struct
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from pathlib import PurePath
@@ -75,9 +77,18 @@ def unknown(head: bytes, name: str) -> str:
 
 
 def _by_content(head: bytes) -> str | None:
+    """What is read here comes first. Pillow's own order is no help: it follows from which files were opened before."""
     Image.init()
-    known = ((name, accept) for name, (_, accept) in Image.OPEN.items() if accept is not None)
-    return next((name for name, accept in known if accept(head[:16]) is True), None)
+    accepting = (name for name, (_, accept) in Image.OPEN.items() if accept is not None and _accepts(accept, head))
+    return min(accepting, key=lambda name: (name not in formats(), name), default=None)
+
+
+def _accepts(accept: Callable[[bytes], bool | str], head: bytes) -> bool:
+    """False where Pillow's test fails, as that of bitmaps does on fewer than four bytes."""
+    try:
+        return accept(head[:16]) is True
+    except (IndexError, TypeError, ValueError, struct.error):
+        return False
 
 
 def _by_name(name: str) -> str | None:

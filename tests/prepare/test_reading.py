@@ -119,6 +119,20 @@ def test_formats_are_known_by_content(tmp_path: Path, format: str) -> None:
     assert np.abs(np.asarray(photo.image, int) - (0, 0, 128)).max() < 8
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_reason_does_not_depend_on_what_was_opened_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backwards: bool
+) -> None:
+    """Pillow registers a format when one of its files is first opened, and its test of bitmaps fails on short files."""
+    Image.init()
+    kinds.formats()  # registers its own
+    monkeypatch.setattr(Image, "OPEN", dict(sorted(Image.OPEN.items(), reverse=backwards)))
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    assert reason(tmp_path / "a.jpg") == "its JPEG data is broken: its beginning can't be understood"
+    (tmp_path / "b").write_bytes(b"BM")
+    assert reason(tmp_path / "b") == "its BMP data is broken: its beginning can't be understood"
+
+
 def test_pixels_are_counted_before_anything_is_decoded(tmp_path: Path) -> None:
     data = io.BytesIO()
     Image.new("RGB", (100, 100)).save(data, "PNG")
