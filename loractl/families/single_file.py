@@ -254,13 +254,18 @@ def _loaded(path: Path, load: Callable[[], Any]) -> Any:
     """What is loaded. InputError where tensors are missing, MismatchError where they do not fit the configurations."""
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
+    lacking = InputError(f"{path} lacks tensors of one of its networks: fetch the whole checkpoint")
     try:
-        return load()
+        pipeline = load()
     except NotImplementedError as error:  # a tensor was never filled
-        raise InputError(f"{path} lacks tensors of one of its networks: fetch the whole checkpoint") from error
+        raise lacking from error
     except (SingleFileComponentError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise MismatchError(
             f"{path} does not fit the configurations of its family ({reason}): set model.config to a diffusers folder "
             "or hub id of the very model"
         ) from error
+    networks = [each for each in pipeline.components.values() if isinstance(each, torch.nn.Module)]
+    if any(tensor.is_meta for network in networks for tensor in network.parameters()):  # diffusers may not say so
+        raise lacking
+    return pipeline

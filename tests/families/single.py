@@ -1,5 +1,6 @@
 """Tiny pipelines as single files in the layout of A1111, named by loractl's own maps."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from loractl.formats.natives import natives
 from loractl.formats.safefile import write_tensors
 from loractl.formats.sgm import to_sgm
+from tests.families import tiny
 from tests.formats.models import NATIVE, native
 from tests.tiny import (
     WIDTH,
+    tiny_flux_transformer,
     tiny_sd,
     tiny_sd3_transformer,
     tiny_sdxl,
@@ -50,6 +53,15 @@ _OPEN_CLIP = {
     "embeddings.token_embedding": "token_embedding",
     "embeddings.position_embedding.weight": "positional_embedding",
     "final_layer_norm": "ln_final",
+}
+
+_FLUX_NORMS = {
+    "single_transformer_blocks.": "single_blocks.",
+    "transformer_blocks.": "double_blocks.",
+    "attn.norm_added_q.weight": "txt_attn.norm.query_norm.scale",
+    "attn.norm_added_k.weight": "txt_attn.norm.key_norm.scale",
+    "0.attn.norm_q.weight": "0.img_attn.norm.query_norm.scale",
+    "0.attn.norm_k.weight": "0.img_attn.norm.key_norm.scale",
 }
 
 
@@ -105,6 +117,26 @@ def sd3() -> Any:
     )
 
 
+def flux() -> Any:
+    """As wide as the real one, whatever its depth: diffusers takes the fused layers of a file apart at that width."""
+    pipeline = tiny.flux()
+    with torch.device("meta"):
+        transformer = tiny_flux_transformer(
+            in_channels=64,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=128,
+            num_attention_heads=24,
+            axes_dims_rope=(16, 56, 56),
+        )
+    transformer = transformer.to(torch.bfloat16).to_empty(device="cpu")
+    for number, parameter in enumerate(transformer.parameters()):  # quicker than to draw half a billion numbers
+        rows = torch.arange(parameter.shape[0], dtype=torch.float32).add(number).sin().div(100)
+        parameter.data.copy_(rows.view(-1, *[1] * (parameter.ndim - 1)).expand_as(parameter))
+    pipeline.register_modules(transformer=transformer, vae=autoencoder())
+    return pipeline
+
+
 def renamed(name: str, table: dict[str, str]) -> str:
     for own, theirs in table.items():
         name = name.replace(own, theirs)
@@ -112,35 +144,66 @@ def renamed(name: str, table: dict[str, str]) -> str:
 
 
 def sd_tensors(pipeline: Any) -> dict[str, Tensor]:
-    clip = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in state(pipeline.text_encoder)}
     return {
         **{NATIVE + native(name): value for name, value in state(pipeline.unet)},
         **vae_tensors(pipeline.vae),
-        **{f"cond_stage_model.transformer.{name}": value for name, value in clip.items()},
+        **{f"cond_stage_model.transformer.{name}": value for name, value in clip(pipeline.text_encoder)},
     }
 
 
 def sd2_tensors(pipeline: Any) -> dict[str, Tensor]:
     """The projection is there, though nothing reads it."""
-    clip = {f"cond_stage_model.model.{name}": value for name, value in open_clip(pipeline.text_encoder)}
+    encoder = {f"cond_stage_model.model.{name}": value for name, value in open_clip(pipeline.text_encoder)}
     rest = without(sd_tensors(pipeline), "cond_stage_model.")
-    return rest | clip | {"cond_stage_model.model.text_projection": torch.eye(WIDTH)}
+    return rest | encoder | {"cond_stage_model.model.text_projection": torch.eye(WIDTH)}
 
 
 def sd3_tensors(pipeline: Any) -> dict[str, Tensor]:
     transformer = dict(state(pipeline.transformer))
-    paths = {f"transformer.{name.rpartition('.')[0]}" for name in transformer if name != "pos_embed.pos_embed"}
-    found = {f"{NATIVE}pos_embed": transformer["pos_embed.pos_embed"]}
-    for name, module in natives(sorted(paths), "sd3").items():
+    found = {"pos_embed": transformer.pop("pos_embed.pos_embed"), **fused(transformer, "sd3")}
+    return {
+        **{NATIVE + name: value for name, value in found.items()},
+        **texts(clip_l=state(pipeline.text_encoder), clip_g=state(pipeline.text_encoder_2)),
+        **vae_tensors(pipeline.vae),
+    }
+
+
+def flux_tensors(pipeline: Any) -> dict[str, Tensor]:
+    transformer = dict(state(pipeline.transformer))
+    norms = {name: transformer.pop(name) for name in list(transformer) if ".attn.norm_" in name}
+    named = {renamed(name, _FLUX_NORMS): value for name, value in norms.items()}
+    found = {re.sub(r"^(single_blocks\.\d+\.)img_attn\.", r"\1", name): each for name, each in named.items()}
+    found |= fused(transformer, "flux")
+    return {
+        **{NATIVE + name: value for name, value in found.items()},
+        **texts(clip_l=clip(pipeline.text_encoder), t5xxl=state(pipeline.text_encoder_2)),
+        **vae_tensors(pipeline.vae),
+    }
+
+
+def fused(transformer: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """A transformer's tensors as its makers name them; the halves of the last modulation change places."""
+    found = {}
+    for name, module in natives(sorted({f"transformer.{key.rpartition('.')[0]}" for key in transformer}), kind).items():
         assert module is not None
+        turned = "adaLN" in name and ("final" in name or name.startswith("joint_blocks.1.context"))
         for part in ("weight", "bias"):
             rows = [transformer[f"{path.removeprefix('transformer.')}.{part}"] for path in module.paths]
-            turned = "adaLN" in name and ("final" in name or name.startswith("joint_blocks.1.context"))
-            found[f"{NATIVE}{name}.{part}"] = torch.cat(rows[0].chunk(2)[::-1] if turned else rows)
-    clips = {"clip_l": pipeline.text_encoder, "clip_g": pipeline.text_encoder_2}
-    for short, clip in clips.items():
-        found |= {f"text_encoders.{short}.transformer.{name}": value for name, value in state(clip)}
-    return found | vae_tensors(pipeline.vae)
+            found[f"{name}.{part}"] = torch.cat(rows[0].chunk(2)[::-1] if turned else rows)
+    return found
+
+
+def texts(**encoders: list[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    return {
+        f"text_encoders.{short}.transformer.{name}": value
+        for short, tensors in encoders.items()
+        for name, value in tensors
+    }
+
+
+def clip(encoder: nn.Module) -> list[tuple[str, Tensor]]:
+    """As all files have it, and transformers had it before 5."""
+    return [(f"text_model.{name.removeprefix('text_model.')}", value) for name, value in state(encoder)]
 
 
 def sdxl_tensors(pipeline: Any) -> dict[str, Tensor]:
@@ -148,8 +211,7 @@ def sdxl_tensors(pipeline: Any) -> dict[str, Tensor]:
     for name, value in state(pipeline.unet):
         path, _, part = name.rpartition(".")
         unet[f"{NATIVE}{to_sgm(path)}.{part}"] = value
-    clip = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in state(pipeline.text_encoder)}
-    first = {f"conditioner.embedders.0.transformer.{name}": value for name, value in clip.items()}
+    first = {f"conditioner.embedders.0.transformer.{name}": value for name, value in clip(pipeline.text_encoder)}
     second = {f"conditioner.embedders.1.model.{name}": value for name, value in open_clip(pipeline.text_encoder_2)}
     return unet | vae_tensors(pipeline.vae) | first | second
 

@@ -65,6 +65,16 @@ def test_a_file_is_the_model_it_was_made_of(kind: str, made: Callable[[str], Mad
     assert loaded.tokenizer("a dog").input_ids == pipeline.tokenizer("a dog").input_ids
 
 
+@pytest.mark.slow
+def test_a_file_of_flux_is_the_model_it_was_made_of(tmp_path: Path) -> None:
+    pipeline = single.flux().to(torch.bfloat16)
+    folder = single.configurations_of(pipeline, tmp_path / "configurations")
+    file = single.write(tmp_path / "model.safetensors", single.flux_tensors(pipeline), torch.bfloat16)
+    loaded = load_single_file(str(file), torch.bfloat16, str(folder))
+    assert type(loaded) is type(pipeline)
+    assert same(pipeline, loaded, ("transformer", "vae", "text_encoder", "text_encoder_2"), torch.bfloat16)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
 def test_weights_of_fewer_bits_become_what_is_asked_for(
     dtype: torch.dtype, made: Callable[[str], Made], tmp_path: Path
@@ -95,9 +105,17 @@ def test_what_the_file_lacks_comes_from_the_folder(made: Callable[[str], Made], 
     assert same(pipeline, load_single_file(str(file), torch.float32, str(whole)), NETWORKS["sd"])
 
 
-def test_a_checkpoint_that_is_cut_is_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.diffusion_model.middle_block.0.in_layers.2.weight",
+        "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight",
+        "first_stage_model.decoder.conv_in.weight",
+    ],
+)
+def test_a_checkpoint_that_is_cut_is_refused(key: str, made: Callable[[str], Made], tmp_path: Path) -> None:
     _, tensors, folder = made("sd")
-    lacking = single.without(tensors, "model.diffusion_model.middle_block.0.in_layers.2.weight")
+    lacking = single.without(tensors, key)
     assert len(lacking) == len(tensors) - 1
     file = single.write(tmp_path / "model.safetensors", lacking)
     with pytest.raises(InputError, match="lacks tensors of one of its networks"):
