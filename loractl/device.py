@@ -43,4 +43,5 @@ def require_determinism() -> None:
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; to a GPU through pinned memory, so that the host does not wait for it."""
-    return tensor.to(device) if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    is_there = tensor.device.type == device.type
+    return tensor.to(device) if is_there or device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

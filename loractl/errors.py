@@ -1,5 +1,7 @@
 """Every failure a person can meet, each with its exit code. A message says what, where, and what to do next."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar
 
 
@@ -66,3 +68,11 @@ class Terminated(KeyboardInterrupt):
 
 INTERRUPTED = 130
 TERMINATED = 143
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The name that was meant, or the whole list where none is near."""
+    known = sorted(known)
+    if near := get_close_matches(name, known, n=1):
+        return f"did you mean {near[0]}?"
+    return f"known: {', '.join(known) or 'none'}"

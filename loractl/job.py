@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import tomli_w
 from pydantic import ValidationError
 
-from loractl.errors import InputError, JobError
+from loractl.errors import InputError, JobError, did_you_mean
 from loractl.fields import rebase
 from loractl.lines import KeyPath, key_lines
 from loractl.method import Method
-from loractl.problems import Place, did_you_mean, sentences
+from loractl.problems import Place, sentences
 from loractl.specs import Spec, default_job_name
 from loractl.template import toml_value
 

@@ -11,10 +11,9 @@ import pluggy
 from loractl import hookspecs
 from loractl.captioner import Captioner
 from loractl.catalog import FamilyPlace, offer_families
-from loractl.errors import JobError, PluginError
+from loractl.errors import JobError, PluginError, did_you_mean
 from loractl.events import Event
 from loractl.method import Method
-from loractl.problems import did_you_mean
 from loractl.specs import Spec
 
 GROUP = "loractl"

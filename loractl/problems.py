@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -136,14 +136,6 @@ def dotted(path: KeyPath) -> str:
         bare = isinstance(part, str) and re.fullmatch(r"[A-Za-z0-9_-]+", part)
         text += f"[{part}]" if isinstance(part, int) else f".{part if bare else json.dumps(part, ensure_ascii=False)}"
     return text.removeprefix(".")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The name that was meant, or the whole list where none is near."""
-    known = sorted(known)
-    if near := get_close_matches(name, known, n=1):
-        return f"did you mean {near[0]}?"
-    return f"known: {', '.join(known) or 'none'}"
 
 
 def _locate(error: Any, values: Any) -> _Trouble:

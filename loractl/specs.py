@@ -23,7 +23,9 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 import loractl
+from loractl.errors import did_you_mean
 from loractl.ranges import numbers
+from loractl.samplers import SAMPLERS, find_sampler
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Positive = Annotated[int, Field(ge=1)]
@@ -65,6 +67,16 @@ def _named(path: Any) -> Any:
 
 AnyPath = Annotated[Path, BeforeValidator(_named), AfterValidator(_absolute)]
 InputPath = Annotated[AnyPath, AfterValidator(_existing)]
+
+
+def _sampler(name: str) -> str:
+    found = find_sampler(name)
+    if found is None:
+        raise ValueError(f'there is no scheduler "{name}"; {did_you_mean(name.lower(), SAMPLERS)}')
+    return found
+
+
+SamplerName = Annotated[str, AfterValidator(_sampler)]
 
 
 class Section(BaseModel):

@@ -16,12 +16,11 @@ from rich.text import Text
 from loractl.cli.display import bars, number
 from loractl.cli.many import Many, errands
 from loractl.cli.plan import lines, planned
-from loractl.errors import InputError, JobError
+from loractl.errors import InputError, JobError, did_you_mean
 from loractl.fields import fields
 from loractl.job import Layer, option, override, read_job
 from loractl.method import Method
 from loractl.plugins import Plugins
-from loractl.problems import did_you_mean
 from loractl.specs import Spec
 from loractl.template import template
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from loractl.errors import JobError, LoractlError, PluginError, Terminated
+from loractl.errors import JobError, LoractlError, PluginError, Terminated, did_you_mean
 from loractl.job import dump_job
-from loractl.problems import did_you_mean
 from loractl.specs import Spec
 
 BOUND = "import ctypes, signal; ctypes.CDLL(None).prctl(1, signal.SIGKILL); from loractl.cli import main; main()"

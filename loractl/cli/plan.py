@@ -67,6 +67,7 @@ def settings(spec: TrainingSpec) -> dict[str, Any]:
         "precision": spec.memory.precision,
         "gradient_checkpointing": spec.memory.gradient_checkpointing,
         "phases": spec.memory.phases,
+        "texts_on_cpu": spec.memory.text_encoders == "cpu",
         "quantize": spec.memory.quantize,
         "offload": spec.memory.offload,
         "saved": spec.output.dtype,

@@ -25,6 +25,13 @@ def joined(rows: Sequence[Conditioning]) -> Conditioning:
     return {name: _stacked([row[name] for row in named]) for name in named[0]}
 
 
+def on_device(told: Conditioning, device: torch.device) -> Conditioning:
+    """The same on the device, but for a mask, which may stay on the CPU."""
+    if isinstance(told, Tensor):
+        return told.to(device)
+    return {name: tensor if name == "mask" else tensor.to(device) for name, tensor in told.items()}
+
+
 def padded(texts: Sequence[Tensor]) -> dict[str, Tensor]:
     """Texts (tokens, width) of different lengths as "text" (n, longest, width) and "mask" (n, longest), 1 or 0."""
     masks = [torch.ones(1, len(text), dtype=torch.int64) for text in texts]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from loractl.errors import MismatchError
-from loractl.families.conditioning import Conditioning
+from loractl.families.conditioning import Conditioning, on_device
 from loractl.families.posterior import Posterior
 from loractl.families.prediction import DiffusionPath, NoisePath, noise_path
 from loractl.families.shelf import Shelf
@@ -62,6 +62,7 @@ class Family(ABC):
         self.guidance = self.guidance_default if guidance is None else guidance
         self.scheduler = pipeline.scheduler
         self._guest_of, self._shelf = guest_of, shelf
+        self.texts_on_cpu = False  # where text encoders compute that are guests elsewhere
         self.guests: frozenset[str] = frozenset()
         self._kept: frozenset[str] = frozenset()
 
@@ -180,6 +181,11 @@ class Family(ABC):
         return self._guest_of or next(next(iter(self.movable.values())).parameters()).device
 
     @property
+    def text_device(self) -> torch.device:
+        """Where the text encoders compute."""
+        return torch.device("cpu") if self.texts_on_cpu else self.device
+
+    @property
     def has_guests(self) -> bool:
         """Whether the networks take turns on the device."""
         return self._guest_of is not None
@@ -196,7 +202,7 @@ class Family(ABC):
         for name in self.networks.keys() - names:  # those that leave go first
             self._send_away(name)
         for name in names:
-            self._fetch(name, self._guest_of)
+            self._fetch(name, self.text_device if name in self.encoders else self._guest_of)
         self.guests = frozenset(names)
 
     def keep(self) -> None:
@@ -264,6 +270,11 @@ class Family(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (n, c, h, w) in the denoiser's scale → pictures (n, 3, height, width) in [-1, 1]."""
         return self.decoded(latents / self.scale + self.shift)
+
+    def told(self, captions: Sequence[str]) -> Conditioning:
+        """What `encode_text` returns, on the denoiser's device wherever the texts were read."""
+        said = self.encode_text(captions)
+        return on_device(said, self.device) if self.texts_on_cpu else said
 
     def written_out(self, texts: Sequence[str], pipeline: Any = None) -> list[str]:
         """Texts in which each learned token of several vectors is as many words, for a pipeline that doesn't see to it:

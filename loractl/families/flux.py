@@ -39,7 +39,7 @@ class Flux(Family):
 
     def encode_text(self, captions: Sequence[str]) -> Mapping[str, Tensor]:
         text, pooled, _ = self.pipeline.encode_prompt(
-            list(captions), device=self.device, max_sequence_length=self.text_length
+            list(captions), device=self.text_device, max_sequence_length=self.text_length
         )
         return {"text": text, "pooled": pooled}
 

@@ -52,7 +52,7 @@ class Flux2Klein(Family):
 
     def encode_text(self, captions: Sequence[str]) -> Mapping[str, Tensor]:
         text, _ = self.pipeline.encode_prompt(
-            self.written_out(captions), device=self.device, max_sequence_length=self.text_length
+            self.written_out(captions), device=self.text_device, max_sequence_length=self.text_length
         )
         return {"text": text}
 

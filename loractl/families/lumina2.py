@@ -5,6 +5,7 @@ from typing import cast
 
 from torch import Tensor
 
+from loractl.device import upload
 from loractl.families.family import Family
 from loractl.families.targets import ATTENTION, preset_table
 
@@ -22,7 +23,7 @@ class Lumina2(Family):
         text, mask, *_ = self.pipeline.encode_prompt(
             self.written_out(captions),
             do_classifier_free_guidance=False,
-            device=self.device,
+            device=self.text_device,
             max_sequence_length=self.text_length,
         )
         return {"text": text, "mask": mask}
@@ -33,6 +34,6 @@ class Lumina2(Family):
             hidden_states=noisy,
             timestep=1 - t / self.path.steps,
             encoder_hidden_states=conditioning["text"],
-            encoder_attention_mask=conditioning["mask"],
+            encoder_attention_mask=upload(conditioning["mask"], noisy.device),
         )
         return -cast(Tensor, said.sample)

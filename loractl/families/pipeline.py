@@ -34,6 +34,7 @@ def load_model(
     revision: str | None = None,
     phases: bool = False,
     *,
+    texts_on_cpu: bool = False,
     config: str | None = None,
     allow_pickle: bool = False,
     keeping: Keeping = Keeping(),
@@ -41,8 +42,8 @@ def load_model(
 ) -> Family:
     """Everything frozen and in evaluation mode. Raises InputError when there is no such model, MismatchError for a
     family that is not known. With `phases` networks wait until `bring` calls them: those of a folder or a hub id
-    unread, those of a single file in main memory. `config` and `allow_pickle` are for a checkpoint in one file;
-    `keeping` says how the denoiser is kept, which `trains` or not.
+    unread, those of a single file in main memory; text encoders come no further than that with `texts_on_cpu`. `config`
+    and `allow_pickle` are for a checkpoint in one file; `keeping` says how the denoiser is kept, which `trains` or not.
     """
     quiet()
     from diffusers import DiffusionPipeline
@@ -67,6 +68,7 @@ def load_model(
     pipeline.set_progress_bar_config(disable=True)
     guidance, guest_of = LAB_GUIDANCE if source == "lab" else None, device if phases else None
     model = family(pipeline, dtype, guidance, guest_of, keeping.offload == "blocks", shelf)
+    model.texts_on_cpu = phases and texts_on_cpu
     for network in model.networks.values():
         network.requires_grad_(False).eval()
     if phases:

@@ -50,7 +50,7 @@ class QwenImage(Family):
 
     def encode_text(self, captions: Sequence[str]) -> Mapping[str, Tensor]:
         text, mask = self.pipeline.encode_prompt(
-            self.written_out(captions), device=self.device, max_sequence_length=self.text_length
+            self.written_out(captions), device=self.text_device, max_sequence_length=self.text_length
         )
         return padded(list(text)) if mask is None else {"text": text, "mask": mask.cpu()}
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from loractl.device import upload
 from loractl.families.family import Family
 from loractl.families.targets import ATTENTION, preset_table
 
@@ -49,7 +50,7 @@ class Sana(Family):
         text, mask, *_ = self.pipeline.encode_prompt(
             self.written_out(captions),
             do_classifier_free_guidance=False,
-            device=self.device,
+            device=self.text_device,
             max_sequence_length=self.text_length,
             complex_human_instruction=self.instruction,
         )
@@ -60,7 +61,7 @@ class Sana(Family):
             hidden_states=noisy,
             timestep=t * self.pipeline.transformer.config.timestep_scale,
             encoder_hidden_states=conditioning["text"],
-            encoder_attention_mask=conditioning["mask"],
+            encoder_attention_mask=upload(conditioning["mask"], noisy.device),
         )
         return cast(Tensor, said.sample)
 

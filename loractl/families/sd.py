@@ -39,7 +39,7 @@ class StableDiffusion(Family):
             truncation=True,
             return_tensors="pt",
         )
-        return cast(Tensor, self.pipeline.text_encoder(tokens.input_ids.to(self.device))[0])
+        return cast(Tensor, self.pipeline.text_encoder(tokens.input_ids.to(self.text_device))[0])
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
         return cast(Tensor, self.pipeline.unet(noisy, t, conditioning).sample)

@@ -37,7 +37,7 @@ class StableDiffusion3(Family):
             self.written_out(captions),
             None,
             None,
-            device=self.device,
+            device=self.text_device,
             do_classifier_free_guidance=False,
             max_sequence_length=self.text_length,
         )

@@ -39,7 +39,7 @@ class StableDiffusionXL(Family):
 
     def encode_text(self, captions: Sequence[str]) -> Mapping[str, Tensor]:
         text, _, pooled, _ = self.pipeline.encode_prompt(
-            list(captions), device=self.device, do_classifier_free_guidance=False
+            list(captions), device=self.text_device, do_classifier_free_guidance=False
         )
         return {"text": text, "pooled": pooled}
 

@@ -27,7 +27,7 @@ class ZImage(Family):
     def encode_text(self, captions: Sequence[str]) -> Mapping[str, Tensor]:
         texts, _ = self.pipeline.encode_prompt(
             self.written_out(captions),
-            device=self.device,
+            device=self.text_device,
             do_classifier_free_guidance=False,
             max_sequence_length=self.text_length,
         )

@@ -84,7 +84,7 @@ class _Plan:
         step = self._step()
         training = self._training(trained, step)
         phases = {
-            "captions": self._resident(*self.encoders),  # which need little besides
+            "captions": self._reading(),
             "pictures": self._resident("vae") + self._encoding(),
             "training": sum(training.values()),
             "samples": self._sampling() if job.samples else 0,
@@ -128,6 +128,11 @@ class _Plan:
         there = self.weights if not self.job.phases else {name: self.weights[name] for name in names}
         offloaded = self.job.offload == "blocks" and self.name in there
         return sum(there.values()) - (self.weights[self.name] - 2 * self.block if offloaded else 0)
+
+    def _reading(self) -> int:
+        """Text encoders, which need little besides; those that read on the CPU take nothing of the GPU."""
+        elsewhere = self.gpu is not None and self.job.texts_on_cpu and not self._learning_encoders()
+        return 0 if elsewhere else self._resident(*self.encoders)
 
     def _sampling(self) -> int:
         """All networks while a picture is decoded; or the largest of those that take turns."""

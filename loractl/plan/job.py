@@ -35,6 +35,7 @@ class Training:
     precision: str = "auto"
     gradient_checkpointing: bool = False
     phases: bool = False
+    texts_on_cpu: bool = False
     quantize: str = "none"
     offload: str = "none"
     saved: str = "fp16"

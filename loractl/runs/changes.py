@@ -28,6 +28,7 @@ ACCEPTED = (
     "memory.device",
     "memory.processes",
     "memory.phases",
+    "memory.text_encoders",
     "memory.cache_latents",
     "memory.cache_folder",
     "memory.gradient_checkpointing",

@@ -62,7 +62,7 @@ class Objective:
 
     def _untouched(self, captions: list[str]) -> Conditioning:
         """Their conditioning without adapters: the learner's text encoder has none, or they are switched off here."""
-        return self.model.encode_text(captions) if self.learns_words else self.conditioner(captions, learns=False)
+        return self.model.told(captions) if self.learns_words else self.conditioner(captions, learns=False)
 
     def _errors(self, batch: Batch, learns: bool) -> Tensor:
         return denoising_errors(self.model, batch, self.conditioner(batch.captions, learns), self.weighting)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 
 from loractl.data.buckets import STEP, frames
 from loractl.data.cache import Cache, file_hash, fingerprint
@@ -62,9 +63,9 @@ def class_examples(spec: TrainingSpec, recipe: Recipe, studio: Studio) -> list[E
     """Class pictures, generated as far as they are missing."""
     prior, prompt = recipe.prior, recipe.class_prompt or ""
     assert prior is not None
-    requests = [studio.plain_request(prompt, CLASS_SEED + i) for i in range(prior.num_images)]
-    folder = prior.images or spec.destination() / "class"
-    paths = class_pictures(folder, requests, spec.model.source, lambda missing: studio.make(missing, "class pictures"))
+    requests = [studio.plain_request(prompt, CLASS_SEED + i, prior.steps) for i in range(prior.num_images)]
+    make = partial(studio.make, stage="class pictures", sampler=prior.scheduler or "")
+    paths = class_pictures(prior.images or spec.destination() / "class", requests, spec.model.source, make)
     return [Example(path, prompt) for path in paths]
 
 

@@ -11,6 +11,7 @@ from loractl.families.family import Family
 from loractl.sample.adapted import requests
 from loractl.sample.denoise import After, Request, render
 from loractl.sample.phases import render_in_phases
+from loractl.sample.task import sampling_by
 from loractl.specs import SampleSection
 
 SCORE_STEPS = 20  # denoising steps of the pictures that are measured
@@ -23,10 +24,12 @@ class Studio:
     def __init__(self, model: Family, emit: Emit) -> None:
         self.model, self.emit = model, emit
 
-    def make(self, wanted: Sequence[Request], stage: str) -> list[Image.Image]:
-        """The pictures of the requests; where networks take turns on the device, in phases."""
+    def make(self, wanted: Sequence[Request], stage: str, sampler: str = "") -> list[Image.Image]:
+        """The pictures of the requests, by a method of SAMPLERS or the model's own; where networks take turns on the
+        device, in phases.
+        """
         batch = 32 if self.model.resolution <= 64 else 4
-        with self.model.autocast():
+        with self.model.autocast(), sampling_by(self.model.pipeline, sampler):
             if self.model.has_guests:
                 return render_in_phases(self.model, wanted, batch, self._report(stage), self._canvas())
             paint = partial(self.model.paint, **self._canvas())
@@ -54,5 +57,5 @@ class Studio:
     def score_samples(self, prompts: Sequence[str], stage: str) -> list[Image.Image]:
         return self.make([self.plain_request(prompt, SCORE_SEED + i) for i, prompt in enumerate(prompts)], stage)
 
-    def plain_request(self, prompt: str, seed: int) -> Request:
-        return Request(prompt, seed, SCORE_STEPS, self.model.guidance, self.model.resolution)
+    def plain_request(self, prompt: str, seed: int, steps: int = SCORE_STEPS) -> Request:
+        return Request(prompt, seed, steps, self.model.guidance, self.model.resolution)

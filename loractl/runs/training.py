@@ -120,6 +120,7 @@ class Run:
             device,
             pick_dtype(spec.memory.precision, device),
             phases=spec.memory.phases,
+            texts_on_cpu=spec.memory.text_encoders == "cpu" and not self.recipe.learns_words,
             keeping=Keeping(**spec.memory.keeping),
             trains=True,
             **spec.model.loading,

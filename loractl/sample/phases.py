@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -36,7 +38,7 @@ def render_in_phases(
     model.bring(*model.text_encoder_names)
     for batch in batches(requests, batch_size):
         if _texts(batch) not in said:
-            said[_texts(batch)] = _said(model, batch, told)
+            said[_texts(batch)] = said_of(model, batch, told)
     model.bring(model.denoiser_name, *(["vae"] if model.is_inpainting else []))
     latents = list(in_batches(partial(_latents, model, said, told), requests, batch_size, on_step))
     model.bring("vae")
@@ -54,12 +56,15 @@ def _texts(batch: Sequence[Request]) -> tuple[Request, ...]:
     return tuple(replace(request, seed=0) for request in batch)
 
 
-def _said(model: Family, batch: Sequence[Request], more: Mapping[str, Any]) -> Said:
+def said_of(model: Family, batch: Sequence[Request], more: Mapping[str, Any]) -> Said:
+    """What the text encoders say for a batch, on the device wherever they read."""
     said: Said = []
     encode = model.pipeline.encode_prompt
 
     def listen(*arguments: Any, **named: Any) -> Any:
-        said.append(encode(*arguments, **named))
+        call = signature(encode).bind(*arguments, **named)
+        call.arguments["device"] = model.text_device
+        said.append(_moved(encode(*call.args, **call.kwargs), model.device))
         return said[-1]
 
     def read(**wanted: Any) -> Any:
@@ -69,6 +74,13 @@ def _said(model: Family, batch: Sequence[Request], more: Mapping[str, Any]) -> S
 
     render_batch(read, batch, lambda *_: None)
     return said
+
+
+def _moved(said: Any, device: torch.device) -> Any:
+    """Tensors, and what holds them, on the device."""
+    if isinstance(said, tuple | list):
+        return type(said)(_moved(each, device) for each in said)
+    return said.to(device) if isinstance(said, Tensor) else said
 
 
 def _latents(

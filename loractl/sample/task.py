@@ -50,6 +50,17 @@ def make_scheduler(own: Any, sampler: str) -> Any:
     return getattr(diffusers, SAMPLERS[sampler].kind).from_config(own.config, **SAMPLERS[sampler].options)
 
 
+@contextmanager
+def sampling_by(pipeline: Any, sampler: str) -> Iterator[None]:
+    """Inside, the pipeline samples by a method of SAMPLERS; still by its own if `sampler` is empty."""
+    own = pipeline.scheduler
+    pipeline.scheduler = make_scheduler(own, sampler) if sampler else own
+    try:
+        yield
+    finally:
+        pipeline.scheduler = own
+
+
 def sampler_label(scheduler: Any) -> str:
     """What A1111 calls the method of a scheduler; the name of its class where it has no name for it."""
     kind, config = type(scheduler).__name__, scheduler.config

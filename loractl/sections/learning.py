@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from loractl.specs import AnyPath, Positive, Rate, Section, Token, Weight
+from loractl.specs import AnyPath, Positive, Rate, SamplerName, Section, Token, Weight
 
 
 class SubjectSection(Section):
@@ -24,6 +24,10 @@ class PriorSection(Section):
         None, description="the folder of class pictures; missing ones are added (default: class/ of the output)"
     )
     num_images: Positive = Field(100, description="how many class pictures there shall be")
+    steps: Positive = Field(20, description="denoising steps of each")
+    scheduler: SamplerName | None = Field(
+        None, description="the method of sampling them, by the names that infer knows; by default the model's own"
+    )
 
 
 class TargetSettings(Section):

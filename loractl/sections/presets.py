@@ -29,6 +29,12 @@ _SIZES: Mapping[str, str] = {
     "ZImagePipeline": "6B",
 }
 _LARGEST = "20B"
+
+# Pipelines whose text encoders leave room for themselves on a GPU of this size; those of the others read on the CPU.
+_SMALL = {"StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionXLPipeline"}
+_SMALL |= {"SanaPipeline", "Lumina2Pipeline"}
+_TEXTS_FIT = {"8gb": _SMALL, "12gb": _SMALL | {"FluxPipeline", "Flux2KleinPipeline", "ZImagePipeline"}}
+
 PRESETS: Mapping[str, Mapping[str, Settings]] = {
     "8gb": {
         "1B": _LEAN,
@@ -55,8 +61,16 @@ def with_preset(memory: S, preset: str | None, source: str) -> S:
     """The section with a preset's settings for the model `source`, where it is silent."""
     if preset is None:
         return memory
-    settings = PRESETS[preset][size(source)]
-    return memory.model_copy(update={key: settings[key] for key in settings.keys() - memory.model_fields_set})
+    settings = {**PRESETS[preset][size(source)], **_of_texts(preset, source)}
+    found = {key: settings[key] for key in settings.keys() - memory.model_fields_set}
+    if not found.get("phases", getattr(memory, "phases", False)):
+        found.pop("text_encoders", None)  # it is for networks that take turns
+    return memory.model_copy(update=found)
+
+
+def _of_texts(preset: str, source: str) -> Settings:
+    fit = source == "lab" or pipeline_of(source) in _TEXTS_FIT.get(preset, {pipeline_of(source)})
+    return {} if fit else {"text_encoders": "cpu"}
 
 
 def size(source: str) -> str:

@@ -129,6 +129,11 @@ class TrainMemorySection(DenoiserMemorySection):
         False,
         description="load, and have on the device, only what the moment needs of a model's networks",
     )
+    text_encoders: Literal["device", "cpu"] = Field(
+        "device",
+        description="where captions are read; cpu, with phases, is for text encoders too large for the GPU, and counts "
+        "where nothing learns in them",
+    )
     cache_latents: bool = Field(True, description="encode every picture once, not at every step")
     cache_variants: Positive = Field(4, description="random crops and colors of each picture that the cache holds")
     cache_folder: AnyPath | None = Field(None, description="keep the latents there for other runs")
@@ -210,6 +215,8 @@ class TrainingSpec(Spec):
             raise ValueError("eval.fail_below and eval.keep_best need eval.encoders")
         if self.memory.phases and not self.memory.cache_latents:
             raise ValueError("memory.phases needs memory.cache_latents: the autoencoder can't be there at every step")
+        if self.memory.text_encoders == "cpu" and not self.memory.phases:
+            raise ValueError('memory.text_encoders = "cpu" needs memory.phases: without it nothing leaves the device')
         if self.eval.keep_best and not self.eval.every:
             raise ValueError("eval.keep_best needs eval.every: it chooses among the scores on the way")
         self.require_shareable(self.memory.processes)

@@ -17,7 +17,7 @@ class Conditioner:
         """Of n captions, n rows. `learns`: the text encoder or its tokens train in this step."""
         if learns:
             self._kept.clear()
-            return self._model.encode_text(captions)
+            return self._model.told(captions)
         self.prepare(captions)
         return joined([self._kept[caption] for caption in captions])
 
@@ -30,5 +30,5 @@ class Conditioner:
         self._model.bring(*there, *self._model.text_encoder_names)
         for caption in missing:
             with torch.no_grad():
-                self._kept[caption] = self._model.encode_text([caption])
+                self._kept[caption] = self._model.told([caption])
         self._model.bring(*there)

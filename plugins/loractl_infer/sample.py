@@ -6,19 +6,10 @@ from typing import Annotated, Self, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from loractl.problems import did_you_mean
-from loractl.samplers import SAMPLERS, find_sampler
-from loractl.specs import InputPath, Positive, PromptedSampleSection, Share
+from loractl.specs import InputPath, Positive, PromptedSampleSection, SamplerName, Share
 
 T = TypeVar("T")
 _NEEDS = {"strength": "image", "mask": "image", "paste_edge": "mask"}
-
-
-def _sampler(name: str) -> str:
-    found = find_sampler(name)
-    if found is None:
-        raise ValueError(f'there is no scheduler "{name}"; {did_you_mean(name.lower(), SAMPLERS)}')
-    return found
 
 
 def _sides(said: int | str) -> int | str:
@@ -36,7 +27,7 @@ class InferSampleSection(PromptedSampleSection):
         None,
         description="a text file of further prompts: one on each line, less empty lines and those that begin with #",
     )
-    scheduler: Annotated[str, AfterValidator(_sampler)] | None = Field(
+    scheduler: SamplerName | None = Field(
         None,
         description="the method of sampling, by the name that A1111, kohya or diffusers has for it: euler-a, "
         "dpm++2m-karras, ddim, …; by default the model's own",

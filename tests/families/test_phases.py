@@ -22,14 +22,15 @@ from loractl.inject.tokens import add_tokens, token_parameters
 from loractl.runs import objective
 from loractl.runs.studio import Studio
 from loractl.sample.denoise import Request, render
-from loractl.sample.phases import render_in_phases
+from loractl.sample.phases import render_in_phases, said_of
 from loractl.train import loss
-from tests.families.conftest import SHORT, load
+from tests.families.conftest import PROMPT, SHORT, load
 from tests.families.tiny import PIPELINES, whole
 from tests.methods.lab_job import JOBS, run_job
 from tests.tiny import tiny_sd
 
 CPU = torch.device("cpu")
+META = torch.device("meta")  # in a GPU's place; what is there has no numbers
 Folder = Callable[[str], Path]
 two_families = pytest.mark.parametrize("name", ["sd", "flux"])
 
@@ -103,6 +104,36 @@ def test_what_is_kept_stays(folder: Folder) -> None:
     model.bring("vae")
     model.bring("text_encoder")
     assert model.loaded == {"unet", "text_encoder"} and model.denoiser is unet
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_texts_are_read_on_the_cpu_and_told_on_the_device(folder: Folder, name: str) -> None:
+    model = load_model(str(folder(name)), META, torch.float32, phases=True, texts_on_cpu=True)
+    model.bring(*model.text_encoder_names)
+    assert {each.device for part in model.text_encoder_names for each in model.networks[part].parameters()} == {CPU}
+    read, told = tensors(model.encode_text([PROMPT])), tensors(model.told([PROMPT]))
+    expected = tensors(load(folder(name)).encode_text([PROMPT]))
+    assert read.keys() == told.keys() and all(torch.equal(read[key], expected[key]) for key in read)
+    assert {told[key].device for key in told.keys() - {"mask"}} == {META}
+    request = [Request(PROMPT, 0, 2, 3.0, 64)]
+    plain = phased(folder(name))
+    plain.bring(*plain.text_encoder_names)
+    assert shapes(said_of(model, request, {}), META) == shapes(said_of(plain, request, {}), CPU)
+    model.bring(model.denoiser_name)
+    assert {each.device for each in model.denoiser.parameters()} == {META}
+
+
+def tensors(said: Any) -> dict[str, torch.Tensor]:
+    return {"": said} if isinstance(said, torch.Tensor) else dict(said)
+
+
+def shapes(said: Any, device: torch.device) -> list[torch.Size]:
+    """Of all tensors, which must be on the device."""
+    if isinstance(said, torch.Tensor):
+        assert said.device == device
+        return [said.shape]
+    parts = said if isinstance(said, tuple | list) else ()
+    return [shape for each in parts for shape in shapes(each, device)]
 
 
 def test_a_network_that_comes_again_is_kept_as_the_job_says(folder: Folder) -> None:

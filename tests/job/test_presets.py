@@ -38,6 +38,26 @@ def test_keys_beside_it_win_and_none_changes_nothing(tmp_path: Path) -> None:
     assert with_preset(plain, None, source) is plain
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "expected"),
+    [
+        ("StableDiffusionXLPipeline", ("device", "device", "device")),
+        ("StableDiffusion3Pipeline", ("cpu", "cpu", "device")),
+        ("FluxPipeline", ("cpu", "device", "device")),
+        ("QwenImagePipeline", ("cpu", "cpu", "device")),
+        ("SomebodysPipeline", ("cpu", "cpu", "device")),
+    ],
+)
+def test_text_encoders_too_large_for_the_gpu_read_elsewhere(
+    pipeline: str, expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    source = model(tmp_path, pipeline)
+    found = tuple(resolved({"preset": preset}, source).text_encoders for preset in ("8gb", "12gb", "24gb"))
+    assert found == expected
+    alone = TrainMemorySection.model_validate({"preset": "8gb", "phases": False})
+    assert with_preset(alone, "8gb", source).text_encoders == "device", "they need networks that take turns"
+
+
 def test_what_it_became_is_read_again_as_the_same(tmp_path: Path) -> None:
     memory = resolved({"preset": "12gb"}, model(tmp_path, "FluxPipeline"))
     again = TrainMemorySection.model_validate_json(memory.model_dump_json())

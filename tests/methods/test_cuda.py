@@ -56,6 +56,13 @@ def test_a_step_never_waits_for_the_gpu(step: Any) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_texts_that_are_read_on_the_cpu_train_the_same(tmp_path: Path) -> None:
+    settings = ("memory.device=cuda", "memory.precision=fp32", "memory.phases=true")
+    there, _ = run_subject(tmp_path / "there", *settings)
+    here, _ = run_subject(tmp_path / "here", *settings, "memory.text_encoders=cpu")
+    assert here.numbers["loss"] == pytest.approx(there.numbers["loss"], rel=1e-3)
+
+
 def test_a_job_runs_in_bf16(tmp_path: Path) -> None:
     outcome, _ = run_subject(tmp_path / "out", "memory.device=cuda", "memory.precision=bf16")
     assert 0 < outcome.numbers["loss"] < 10
