@@ -123,7 +123,9 @@ class TrainMemorySection(DenoiserMemorySection):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the frozen model and its arithmetic; auto: bf16 on a GPU that has it, else fp32"
     )
-    compile: bool = Field(False, description="compile the denoiser: minutes at the start, faster steps")
+    compile: bool = Field(
+        False, description="compile the denoiser, a transformer block by block: a slow start, faster steps"
+    )
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
     phases: bool = Field(
         False,

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from loractl.errors import DeviceError, InputError, MismatchError
 from loractl.families.precision import (
     Keeping,
+    compile_network,
     loading,
     merging_note,
     offload_blocks,
@@ -29,7 +31,7 @@ from loractl.sample.held import Held, check, make_plan
 from loractl.sample.schedule import Use
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
-from tests.tiny import tiny_flux, tiny_sd
+from tests.tiny import tiny_flux, tiny_flux_transformer, tiny_sd
 
 FP8 = torch.float8_e4m3fn
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -60,6 +62,29 @@ def say(denoiser: Any, gain: float = 1.0) -> Tensor:
     pooled = {"pooled_projections": noise(2, 32), "guidance": torch.ones(2)}
     told = {"encoder_hidden_states": noise(2, 7, 32), "img_ids": ids[0], "txt_ids": ids[1]}
     return denoiser(noise(2, 4, 16), timestep=t / 1000, **told, **pooled).sample  # type: ignore[no-any-return]
+
+
+def deep() -> nn.Module:
+    torch.manual_seed(0)
+    return tiny_flux_transformer(num_layers=5, num_single_layers=6).requires_grad_(False)
+
+
+@pytest.mark.parametrize(("make", "graphs"), [(deep, 4), pytest.param(unet, 1, marks=pytest.mark.slow)])
+def test_a_compiled_denoiser_says_and_learns_the_same(make: Callable[[], nn.Module], graphs: int) -> None:
+    """Of eleven blocks of Flux two kinds, each with and without gradients from before; a UNet as a whole."""
+    denoiser, found = make(), CompileCounterWithBackend("aot_eager")
+    parameters = adapt(denoiser)
+    torch._dynamo.reset()
+    said, learnt = [], []
+    for compiled in (False, True):
+        if compiled:
+            compile_network(denoiser, backend=found)
+        said.append(say(denoiser))
+        learnt.append(torch.autograd.grad(said[-1].square().mean(), list(parameters.values())))
+    torch.testing.assert_close(said[1], said[0], atol=1e-5, rtol=1e-5)
+    for gradient, expected in zip(*learnt, strict=True):
+        torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4)
+    assert found.frame_count == graphs
 
 
 def adapt(denoiser: nn.Module) -> dict[str, nn.Parameter]:
