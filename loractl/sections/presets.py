@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from loractl.sections.cards import free_gigabytes
 from loractl.specs import Section
 
 S = TypeVar("S", bound=Section)
@@ -57,8 +58,14 @@ PRESETS: Mapping[str, Mapping[str, Settings]] = {
 }
 
 
+# GiB that are free → the preset that "auto" stands for, the first that fits; with more, none is needed.
+_ROOM = ((11, "8gb"), (22, "12gb"), (72, "24gb"))
+
+
 def with_preset(memory: S, preset: str | None, source: str) -> S:
     """The section with a preset's settings for the model `source`, where it is silent."""
+    if preset == "auto":
+        preset = None if getattr(memory, "device", "auto") == "cpu" else fitting(free_gigabytes())
     if preset is None:
         return memory
     settings = {**PRESETS[preset][size(source)], **_of_texts(preset, source)}
@@ -66,6 +73,11 @@ def with_preset(memory: S, preset: str | None, source: str) -> S:
     if not found.get("phases", getattr(memory, "phases", False)):
         found.pop("text_encoders", None)  # it is for networks that take turns
     return memory.model_copy(update=found)
+
+
+def fitting(free: float | None) -> str | None:
+    """The preset for a GPU with so many GiB free, if it needs one and there is one."""
+    return None if free is None else next((preset for most, preset in _ROOM if free < most), None)
 
 
 def _of_texts(preset: str, source: str) -> Settings:

@@ -117,8 +117,10 @@ class TrainMemorySection(DenoiserMemorySection):
     processes: Positive = Field(
         1, description="share every step among so many, each on a GPU of its own (extra accelerate)"
     )
-    preset: Literal["8gb", "12gb", "24gb"] | None = Field(
-        None, description="settings for the model on a GPU of this size; keys that are set beside it win"
+    preset: Literal["auto", "8gb", "12gb", "24gb"] | None = Field(
+        None,
+        description="settings for the model on a GPU of this size, or with auto by what the GPU here has free; keys "
+        "that are set beside it win",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the frozen model and its arithmetic; auto: bf16 on a GPU that has it, else fp32"

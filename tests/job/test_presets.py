@@ -1,10 +1,12 @@
 """A preset of memory fills in what the job leaves open, and nothing else."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from loractl.sections import cards, presets
 from loractl.sections.presets import PRESETS, size, with_preset
 from loractl.sections.training import TrainMemorySection
 
@@ -56,6 +58,43 @@ def test_text_encoders_too_large_for_the_gpu_read_elsewhere(
     assert found == expected
     alone = TrainMemorySection.model_validate({"preset": "8gb", "phases": False})
     assert with_preset(alone, "8gb", source).text_encoders == "device", "they need networks that take turns"
+
+
+@pytest.mark.parametrize(
+    ("free", "preset"),
+    [(None, None), (7.6, "8gb"), (11.4, "12gb"), (15.5, "12gb"), (23.3, "24gb"), (47, "24gb"), (79, None)],
+)
+def test_auto_goes_by_what_is_free(
+    free: float | None, preset: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = model(tmp_path, "FluxPipeline")
+    monkeypatch.setattr(presets, "free_gigabytes", lambda: free)
+    memory = TrainMemorySection(preset="auto")
+    expected = with_preset(memory, preset, source)
+    assert resolved({"preset": "auto"}, source) == expected
+    assert resolved({"preset": "auto", "device": "cpu"}, source).quantize == "none"
+
+
+@pytest.mark.parametrize(
+    ("script", "visible", "expected"),
+    [
+        ("echo 11000; echo 8192", None, 8.0),
+        ('test "$3 $4" = "-i 1" && echo 24576', "1", 24.0),
+        ("echo No devices were found; exit 6", None, None),
+        ("echo [N/A]", None, None),
+    ],
+)
+def test_the_driver_is_asked(
+    script: str, visible: str | None, expected: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert cards.free_gigabytes.__wrapped__() == expected
 
 
 def test_what_it_became_is_read_again_as_the_same(tmp_path: Path) -> None:
