@@ -110,7 +110,7 @@ class Display:
     def table(self, values: Mapping[str, Any]) -> None:
         table = Table(show_header=False, box=None, padding=(0, 2))
         for name, value in values.items():
-            table.add_row(Text(str(name)), Text(number(value)))
+            table.add_row(Text(str(name), overflow="fold"), Text(number(value), overflow="fold"))
         if values:
             self.console.print(table, soft_wrap=True)
 

@@ -55,6 +55,12 @@ def test_what_is_for_trackers_is_not_shown_but_for_new_pictures() -> None:
     assert shown([(0, event) for event in events]) == "wrote samples at step 3: a.png\n"
 
 
+def test_a_table_loses_nothing_of_long_words() -> None:
+    name, value = "a" * 90 + ".png", "b" * 150
+    text = shown([(0, Facts("plan", {name: value})), (0, Finished({}, {name: 2.0}))])
+    assert (text.count("a"), text.count("b"), "…" in text) == (181, 150, False)  # and the a of plan
+
+
 def test_markup_in_a_message_is_only_text() -> None:
     assert shown([(0, Note("[red]x[/] " + "long " * 60))]).count("\n") == 1
     assert shown([(0, Note("[bold]", "warning"))]) == "warning: [bold]\n"
