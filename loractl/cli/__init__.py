@@ -20,7 +20,7 @@ from loractl.cli.commands import Commands, Report
 from loractl.cli.display import Display, JsonLines, write_json
 from loractl.cli.earlier import changes
 from loractl.cli.failures import fail
-from loractl.cli.many import Many, as_json, line, table, worst
+from loractl.cli.many import Many, as_json, line, sentences, table, worst
 from loractl.errors import InputError, JobError, ScoreError, Terminated
 from loractl.events import Finished, Note, Progress, Started
 from loractl.job import dump_job
@@ -127,7 +127,9 @@ def respond(answer: Answer, plugins: Plugins) -> int:
 
 
 def carry_out_all(many: Many, answer: Answer) -> int:
-    """Runs several jobs: their progress, a line as each ends, one table of all, and the highest exit code."""
+    """Runs several jobs: their progress and warnings, a line as each ends and all that went wrong in it, one table, and
+    the highest exit code.
+    """
     if answer.print_job:
         raise JobError("--print-job prints one job: name one")
     results, display = [], Display(Console(stderr=True), answer.quiet)
@@ -138,11 +140,15 @@ def carry_out_all(many: Many, answer: Answer) -> int:
         elif event.get("event") == Progress.kind:
             told = {key: value for key, value in event.items() if key != "event"}
             display.on_event(Progress(**{**told, "stage": f"{name}: {told['stage']}"}))
+        elif (event.get("event"), event.get("level")) == (Note.kind, "warning"):
+            display.on_event(Note(f"{name}: {event['text']}", "warning"))
 
     for result in many.results(hear):
         results.append(result)
         if not answer.quiet:
             display.say(line(result))
+        for problem in () if answer.json else sentences(result):
+            display.error(problem)
     display.close()
     if answer.json:
         write_json(sys.stdout, {"event": "results", "jobs": [as_json(result) for result in results]})

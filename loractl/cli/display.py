@@ -117,6 +117,9 @@ class Display:
     def say(self, text: str, style: str = "") -> None:
         self.console.print(Text(text, style), soft_wrap=True, highlight=False)
 
+    def error(self, problem: str) -> None:
+        self.say(f"error: {problem}", "red")
+
     def close(self) -> None:
         """Gives the terminal back."""
         if self.bars is not None:
@@ -151,7 +154,7 @@ class Stage:
 
 
 def say_error(problem: str) -> None:
-    Console(stderr=True).print(Text(f"error: {problem}", "red"), soft_wrap=True, highlight=False)
+    Display(Console(stderr=True)).error(problem)
 
 
 def write_json(stream: TextIO, data: Mapping[str, Any]) -> None:

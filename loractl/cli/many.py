@@ -184,6 +184,11 @@ def as_json(result: Result) -> dict[str, Any]:
     }
 
 
+def sentences(result: Result) -> list[str]:
+    """All that went wrong in a job, each under its name."""
+    return [f"{result.name}: {problem}" for problem in result.problems]
+
+
 def _ended(result: Result) -> str:
     return "failed" if result.code else "done"
 

@@ -102,6 +102,27 @@ def test_several_jobs_are_one_command(here: Path, capsys: pytest.CaptureFixture[
     assert "a: train 3/3" in err and "b: done" in err
 
 
+@pytest.mark.usefixtures("as_toy")
+def test_warnings_of_each_job_are_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        (here / f"{name}.toml").write_text(JOB)
+    _, _, err = call(capsys, "--quiet", "run", "a.toml", "b.toml")
+    told = [text for text in err.splitlines() if "a library prints" not in text]
+    assert told == ["warning: a: nothing was learnt", "warning: b: nothing was learnt"]
+
+
+def test_all_that_went_wrong_is_told_whole(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "other.toml").write_text(JOB)
+    bad = Result("job", 3, 1.0, here, ("two pictures fail:\na.png\nb.png", "and one more thing"))
+    monkeypatch.setitem(many.EXECUTORS, "local", lambda *_: iter([bad, Result("other", 0, 1.0, here)]))  # type: ignore[call-overload]
+    code, _, err = call(capsys, "--quiet", "run", "job.toml", "other.toml")
+    assert (code, err) == (3, "error: job: two pictures fail:\na.png\nb.png\nerror: job: and one more thing\n")
+    _, out, err = call(capsys, "--quiet", "--json", "run", "job.toml", "other.toml")
+    assert err == "" and [json.loads(text)["event"] for text in out.splitlines()] == ["results"]
+
+
 def test_all_jobs_are_read_before_the_first_is_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "a.toml").write_text(JOB)
     for name in "bc":
