@@ -61,6 +61,12 @@ def _build(spec: type[S], layers: Sequence[Layer], job: Place, folder: Path) -> 
         raise JobError(*sentences(failure, spec, values, places, job)) from None
 
 
+def named_method(file: Path) -> str | None:
+    """The method that a job file names itself. JobError or InputError where it can't be read."""
+    method = _file_layer(file).values.get("method")
+    return method if isinstance(method, str) else None
+
+
 def adapter_use(text: str) -> dict[str, str | float]:
     """FILE or FILE=WEIGHT, as the job's table. What follows the last = is a weight only if it is a number."""
     path, equals, weight = text.rpartition("=")

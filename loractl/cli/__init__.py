@@ -18,7 +18,7 @@ from rich.text import Text
 import loractl
 from loractl.cli.commands import Commands, Report
 from loractl.cli.display import Display, JsonLines, write_json
-from loractl.cli.earlier import changes
+from loractl.cli.earlier import changes, require_own_record
 from loractl.cli.failures import fail
 from loractl.cli.many import Many, as_json, line, sentences, table, worst
 from loractl.errors import InputError, JobError, ScoreError, Terminated
@@ -165,6 +165,7 @@ def execute(spec: Spec, plugins: Plugins) -> Outcome:
         require_shareable(spec, launch.size)
     if spec.is_done() and not spec.output.overwrite:
         return keep(spec, plugins)
+    require_own_record(spec)
     if launch and launch.index:  # the first of them tells and writes
         return plugins.methods[spec.method].run(spec, lambda _: None)
     plugins.emit(Started(spec.model_dump(mode="json", exclude_none=True), spec.record().parent))

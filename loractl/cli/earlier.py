@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loractl.errors import LoractlError
-from loractl.job import read_job
+from loractl.errors import InputError, LoractlError
+from loractl.job import named_method, read_job
 from loractl.lines import KeyPath
 from loractl.method import Method
 from loractl.problems import dotted
@@ -24,6 +24,22 @@ def changes(spec: Spec, methods: Mapping[str, Method[Any]]) -> list[str] | None:
         return None
     keys = [key for key in {**now, **before} if before.get(key) != now.get(key) and _is_material(key)]
     return [f"{dotted(key)}: {_shown(before, key)} → {_shown(now, key)}" for key in keys]
+
+
+def require_own_record(spec: Spec) -> None:
+    """InputError where the job would be recorded over a file that no run of its method wrote, unless it overwrites."""
+    record = spec.record()
+    if spec.writes_nothing or spec.output.overwrite or not record.exists():
+        return
+    try:
+        other = named_method(record)
+    except LoractlError:
+        other = None
+    if other != spec.method:
+        found = f"a job of another method ({other})" if other else "no job that can be read"
+        raise InputError(
+            f"{record} is already there and holds {found}: choose another --out, or replace it with --overwrite"
+        )
 
 
 def _is_material(key: KeyPath) -> bool:

@@ -65,6 +65,37 @@ def test_a_result_that_is_one_file(here: Path, capsys: pytest.CaptureFixture[str
     assert (code, "x.bin is already there" in err) == (InputError.exit_code, True)
 
 
+class AgainSpec(toy.ToySpec):
+    method: Literal["again"] = Field("again", description="which method runs the job")  # type: ignore[assignment]
+
+    def is_done(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("text", [b'method = "toy"\n', b"seed = 1\n", b"mine, no TOML\n", b"\xff"])
+def test_a_job_is_recorded_over_none_of_another_kind(
+    text: bytes, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = {**toy.METHODS, "again": Method("again", "Do what has changed.", AgainSpec, toy.run)}
+    monkeypatch.setattr(loractl.cli, "load_plugins", lambda: replace(toy.plugins(), methods=methods))
+    record, again = here / "o/job.toml", ["run", "job.toml", "--set", "method=again", "--out", "o"]
+    record.parent.mkdir()
+    record.write_bytes(text)
+    code, _, err = call(capsys, *again)
+    assert (code, err.count("\n")) == (InputError.exit_code, 1)
+    assert f"{record} is already there and holds " in err and "choose another --out" in err
+    assert [path.name for path in record.parent.iterdir()] == ["job.toml"] and record.read_bytes() == text
+    assert [call(capsys, *words)[0] for words in ([*again, "--overwrite"], again)] == [0, 0]
+
+
+def test_nor_is_that_of_one_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "x.toml").write_text('method = "file"\noutput.path = "x.bin"', encoding="utf-8")
+    (here / "x.job.toml").write_text('method = "toy"', encoding="utf-8")
+    code, _, err = call(capsys, "run", "x.toml")
+    assert (code, "a job of another method (toy)" in err) == (InputError.exit_code, True)
+    assert not (here / "x.bin").exists()
+
+
 class TellSpec(Spec):
     method: Literal["tell"] = Field("tell", description="which method runs the job")
     writes_nothing = True
