@@ -146,6 +146,7 @@ class Commands:
             return Report(text.rstrip("\n"), {"template": text})
         if out.exists():
             raise InputError(f"{out} is already there: choose another --out")
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
         return Report(f"wrote {out}", {"file": str(out)})
 

@@ -12,6 +12,7 @@ from loractl.errors import (
     TERMINATED,
     DeviceError,
     DiskFullError,
+    InputError,
     JobError,
     LoractlError,
     Terminated,
@@ -19,6 +20,8 @@ from loractl.errors import (
 
 USAGE_ERROR = typer.BadParameter.__mro__[1]  # click's UsageError, whichever click this Typer brings
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def fail(error: BaseException, as_json: bool) -> int:
@@ -65,4 +68,7 @@ def _recognize(error: BaseException) -> LoractlError | None:
         return DeviceError(f"the device is out of memory: {advice}")
     if (isinstance(error, OSError) and error.errno in NO_SPACE) or "No space left on device" in str(error):
         return DiskFullError(f"{error}; the last good files are untouched: free some space or choose another --out")
+    if isinstance(error, OSError) and error.errno in NO_RIGHT + NO_PLACE and error.filename is not None:
+        path = error.filename2 or error.filename
+        return InputError(f"{path} can't be read or written ({error.strerror}): mend the path, or choose another --out")
     return None

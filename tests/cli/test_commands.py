@@ -43,6 +43,8 @@ def test_new_writes_a_job_that_asks_for_what_is_missing(here: Path, capsys: pyte
     assert call(capsys, "new", "toy", "--out", "new.toml")[0] == 0
     assert (here / "new.toml").read_text() == call(capsys, "new", "toy")[1]
     assert call(capsys, "new", "toy", "--out", "new.toml")[0] == InputError.exit_code
+    assert call(capsys, "new", "toy", "--out", "a/b/new.toml")[0] == 0
+    assert (here / "a/b/new.toml").read_text() == (here / "new.toml").read_text()
     code, _, err = call(capsys, "check", "new.toml")
     assert code == 2
     assert [line.split(": ")[2] for line in err.splitlines()] == ["model.source", "subject.prompt"]

@@ -104,6 +104,23 @@ def test_what_is_interrupted_may_say_how_it_goes_on(
     assert (left, err) == (code, f"error: {error.resume}\n")
 
 
+@pytest.mark.parametrize("command", [["new", "toy"], ["run", "job.toml"]])
+def test_a_path_that_can_not_be_is_no_bug(here: Path, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "afile").write_text("mine")
+    for out in ("afile", "afile/below", "x" * 300 + "/y"):
+        code, _, err = call(capsys, *command, "--out", out)
+        assert code == InputError.exit_code and "choose another --out" in err and out.partition("/")[0] in err
+        assert "Traceback" not in err
+    assert (here / "afile").read_text() == "mine"
+
+
+def test_a_file_without_rights_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/cache/x", None, "/cache/y"))
+    code, _, err = call(capsys, "run", "job.toml")
+    said = "error: /cache/y can't be read or written (Permission denied): mend the path, or choose another --out\n"
+    assert (code, err) == (InputError.exit_code, said)
+
+
 def test_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, ZeroDivisionError("oops"))
     code, out, err = call(capsys, "run", "job.toml", "--json")
