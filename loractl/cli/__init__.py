@@ -19,7 +19,7 @@ import loractl
 from loractl.cli.commands import Commands, Report
 from loractl.cli.display import Display, JsonLines, write_json
 from loractl.cli.earlier import changes, require_own_record
-from loractl.cli.failures import fail
+from loractl.cli.failures import advising, fail
 from loractl.cli.many import Many, as_json, line, sentences, table, worst
 from loractl.errors import InputError, JobError, ScoreError, Terminated
 from loractl.events import Finished, Note, Progress, Started
@@ -167,12 +167,14 @@ def execute(spec: Spec, plugins: Plugins) -> Outcome:
         return keep(spec, plugins)
     require_own_record(spec)
     if launch and launch.index:  # the first of them tells and writes
-        return plugins.methods[spec.method].run(spec, lambda _: None)
+        with advising(type(spec)):
+            return plugins.methods[spec.method].run(spec, lambda _: None)
     plugins.emit(Started(spec.model_dump(mode="json", exclude_none=True), spec.record().parent))
     if spec.resumes:
         spec.record().unlink(missing_ok=True)  # while it is overwritten a result is not done
     try:
-        outcome = plugins.methods[spec.method].run(spec, plugins.emit)
+        with advising(type(spec)):
+            outcome = plugins.methods[spec.method].run(spec, plugins.emit)
     except ScoreError:  # the result is there all the same
         write_record(spec)
         raise

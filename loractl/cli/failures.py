@@ -3,6 +3,8 @@
 import errno
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -17,11 +19,23 @@ from loractl.errors import (
     LoractlError,
     Terminated,
 )
+from loractl.fields import fields
+from loractl.specs import Spec
 
 USAGE_ERROR = typer.BadParameter.__mro__[1]  # click's UsageError, whichever click this Typer brings
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+ROOM = {
+    "train.batch_size": "lower train.batch_size",
+    "sample.size": "lower sample.size",
+    "memory.gradient_checkpointing": "set memory.gradient_checkpointing = true",
+    "memory.offload": 'set memory.offload = "blocks"',
+    "memory.device": 'set memory.device = "cpu"',
+    "run.device": 'set run.device = "cpu"',
+    "caption.model": "choose a smaller mask.model or caption.model",
+}
+"""What makes room on a device, by the key that a method must have for it; the best come first."""
 
 
 def fail(error: BaseException, as_json: bool) -> int:
@@ -62,13 +76,23 @@ def _usage(error: BaseException) -> str:
 
 
 def _recognize(error: BaseException) -> LoractlError | None:
-    """Failures of the machine that libraries raise in their own ways; torch is judged by name, it may not be here."""
-    if type(error).__name__ == "OutOfMemoryError":
-        advice = "lower train.batch_size or sample.size, or set memory.gradient_checkpointing = true"
-        return DeviceError(f"the device is out of memory: {advice}")
+    """Failures of the machine that libraries raise in their own ways."""
     if (isinstance(error, OSError) and error.errno in NO_SPACE) or "No space left on device" in str(error):
         return DiskFullError(f"{error}; the last good files are untouched: free some space or choose another --out")
     if isinstance(error, OSError) and error.errno in NO_RIGHT + NO_PLACE and error.filename is not None:
         path = error.filename2 or error.filename
         return InputError(f"{path} can't be read or written ({error.strerror}): mend the path, or choose another --out")
     return None
+
+
+@contextmanager
+def advising(spec: type[Spec]) -> Iterator[None]:
+    """DeviceError in place of torch's error for a full device, which says what in such a job makes room."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":  # judged by name, torch may not be here
+            raise
+        keys = dict(fields(spec))
+        advice = [words for key, words in ROOM.items() if key in keys][:3] or ["choose a smaller model"]
+        raise DeviceError(f"the device is out of memory: {', or '.join(advice)}") from error

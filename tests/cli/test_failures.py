@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import loractl.cli
+from loractl.cli.failures import advising
 from loractl.errors import (
     DeviceError,
     FormatError,
@@ -21,6 +23,8 @@ from loractl.errors import (
     ScoreError,
     Terminated,
 )
+from loractl.fields import fields
+from loractl.plugins import load_plugins
 from tests import toy
 from tests.cli.calling import call, failing
 
@@ -119,6 +123,24 @@ def test_a_file_without_rights_is_named(capsys: pytest.CaptureFixture[str], monk
     code, _, err = call(capsys, "run", "job.toml")
     said = "error: /cache/y can't be read or written (Permission denied): mend the path, or choose another --out\n"
     assert (code, err) == (InputError.exit_code, said)
+
+
+@pytest.mark.parametrize(
+    ("method", "advice"),
+    [
+        ("dreambooth", "lower train.batch_size, or lower sample.size, or set memory.gradient_checkpointing = true"),
+        ("infer", 'lower sample.size, or set memory.offload = "blocks", or set memory.device = "cpu"'),
+        ("merge", 'set memory.device = "cpu"'),
+        ("ppim", 'set run.device = "cpu", or choose a smaller mask.model or caption.model'),
+        ("convert", "choose a smaller model"),
+    ],
+)
+def test_advice_for_a_full_device_names_keys_that_the_job_has(method: str, advice: str) -> None:
+    spec = load_plugins().methods[method].spec
+    with pytest.raises(DeviceError) as told, advising(spec):
+        raise memory()
+    assert str(told.value) == f"the device is out of memory: {advice}"
+    assert set(re.findall(r"\w+\.\w+", advice)) <= dict(fields(spec)).keys()
 
 
 def test_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
