@@ -5,6 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from loractl.errors import JobError
 from loractl.job import spec_from_options
 from loractl_ppim.spec import PpimSpec
 
@@ -52,13 +53,16 @@ def ppim(
     executor: Annotated[str | None, Option(help="processes or ray")] = None,
     dry_run: Annotated[bool | None, Option("--dry-run", help="say what would happen, and write nothing")] = None,
     name: Annotated[str | None, Option(help="names the output's folder and kohya's")] = None,
+    out_: Annotated[Path | None, Option("--out", help="the same as OUT")] = None,
     overwrite: Annotated[bool | None, Option("--overwrite", help="replace files that ppim did not write")] = None,
 ) -> PpimSpec:
     """Turn a folder of pictures into a training set."""
+    if out and out_:
+        raise JobError("OUT and --out are both given: leave one of them out")
     said = "captioner" if captioner or caption_model else "template" if template else None
     values = {
         "source.path": pictures,
-        "output.path": out,
+        "output.path": out or out_,
         "crop.size": size,
         "crop.how": crop or ("subject" if subject else None),
         "crop.subject": subject,

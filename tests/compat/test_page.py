@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from loractl import compat
 from loractl.job import read_job
 from loractl.plugins import load_plugins
+from tests.cli.calling import call
 
 PAGE = (Path(__file__).parents[2] / "docs/coming-from-lora.md").read_text(encoding="utf-8")
 
@@ -55,6 +57,17 @@ def test_its_job_is_sound(tmp_path: Path) -> None:
     (tmp_path / "data/data_disney").mkdir(parents=True)
     (tmp_path / "job.toml").write_text(job, encoding="utf-8")
     assert read_job(tmp_path / "job.toml", load_plugins().methods, []).method == "pti"
+
+
+def test_its_way_to_prepare_pictures_is_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "PICTURES").mkdir()
+    (command,) = re.findall(r"`loractl (ppim PICTURES OUT .*?)`", PAGE)
+    code, out, err = call(capsys, "--print-job", *shlex.split(command), "--size", "768", "--subject", "faces")
+    assert (code, err) == (0, "")
+    assert 'layout = "original"' in out and 'model = "CIDAS/clipseg-rd64-refined"' in out
 
 
 def test_every_name_is_on_the_page_with_the_arguments_of_the_original() -> None:

@@ -19,6 +19,7 @@ from loractl.plugins import Plugins, load_plugins
 from loractl.prepare.captioning import Wording
 from loractl.prepare.layouts import Layout
 from loractl.prepare.process import Recipe
+from tests.cli.calling import call
 from tests.datasets.photos import save_photo
 from tests.methods.ppim_runs import METHODS, run_folder
 
@@ -78,6 +79,16 @@ def test_backgrounds_that_are_alike_are_warned_of(tmp_path: Path) -> None:
 def test_the_output_must_lie_apart(photos: Path) -> None:
     with pytest.raises(JobError, match="lie in one another"):
         ppim(photos, photos / "out")
+
+
+def test_the_output_is_the_second_argument_or_an_option(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    jobs = [call(capsys, "--print-job", "ppim", str(photos), *words) for words in ((str(out),), ("--out", str(out)))]
+    assert jobs[0] == jobs[1] and f'path = "{out}"' in jobs[0][1]
+    code, _, err = call(capsys, "ppim", str(photos), str(out), "--out", "other")
+    assert (code, err) == (2, "error: OUT and --out are both given: leave one of them out\n")
 
 
 def test_the_defaults_of_a_job_are_those_of_the_back(photos: Path) -> None:
