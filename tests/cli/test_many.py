@@ -116,7 +116,7 @@ def test_all_that_went_wrong_is_told_whole(
 ) -> None:
     (here / "other.toml").write_text(JOB)
     bad = Result("job", 3, 1.0, here, ("two pictures fail:\na.png\nb.png", "and one more thing"))
-    monkeypatch.setitem(many.EXECUTORS, "local", lambda *_: iter([bad, Result("other", 0, 1.0, here)]))  # type: ignore[call-overload]
+    monkeypatch.setitem(many.EXECUTORS, "local", lambda *_: iter([bad, Result("other", 0, 1.0, here)]))
     code, _, err = call(capsys, "--quiet", "run", "job.toml", "other.toml")
     assert (code, err) == (3, "error: job: two pictures fail:\na.png\nb.png\nerror: job: and one more thing\n")
     _, out, err = call(capsys, "--quiet", "--json", "run", "job.toml", "other.toml")
