@@ -1,5 +1,6 @@
 """LyCORIS writes the update of a 1×1 convolution flattened, as that of a linear layer; it goes wherever it belongs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,14 +28,14 @@ PATH, FLAT = f"unet.{POINT}", "lora_unet_mid_block_attentions_0_proj_in"
 KINDS = {"loha": (LohaModule, 2, {}), "lokr": (LokrModule, 1, {"factor": 4})}
 
 
-def layer() -> nn.Module:
+def convolution() -> nn.Module:
     return small_unet().get_submodule(POINT)
 
 
 def written(path: Path, kind: str, dora: bool = False) -> Any:
     """LyCORIS's own module of the layer, with numbers; its tensors are in the file."""
     made, rank, settings = KINDS[kind]
-    module: Any = made(FLAT, layer(), 1.0, rank, rank, weight_decompose=dora, **settings)
+    module: Any = made(FLAT, convolution(), 1.0, rank, rank, weight_decompose=dora, **settings)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for each in module.parameters():
@@ -79,6 +80,24 @@ def test_dora_is_what_lycoris_makes_of_the_weight(tmp_path: Path, kind: str) -> 
     stack = Stack.of([(0, change)], torch.device("cpu"))
     wanted = module.apply_weight_decompose(weight + delta(module)).detach()
     torch.testing.assert_close(stack.added_to(weight, [1.0], stack.weights([1.0])), wanted)
+
+
+def test_diffusers_loads_what_is_written_of_it(tmp_path: Path) -> None:
+    """Where the base is known: other models have linear layers at these paths, which a matrix fits."""
+    wanted = delta(written(tmp_path / "a.safetensors", "loha"))
+    adapter = load_adapter(tmp_path / "a.safetensors")
+    for version, shape in (("sd_v1", (16, 16, 1, 1)), ("sd_v2", (16, 16))):
+        known = replace(adapter, metadata={"ss_base_model_version": version}, magnitudes={PATH: torch.ones(16, 1)})
+        save_adapter(tmp_path / version, known, "kohya", dtype=torch.float32, name="b")
+        found = load_adapter(tmp_path / version)
+        assert found.modules[PATH].shape == shape
+        assert found.magnitudes[PATH].shape == (16, *(1 for _ in shape[1:]))
+    first = replace(adapter, metadata={"ss_base_model_version": "sd_v1"})
+    save_adapter(tmp_path / "d.safetensors", first, "diffusers", dtype=torch.float32, name="d")
+    unet = small_unet()
+    unet.load_lora_adapter(str(tmp_path), prefix="unet", weight_name="d.safetensors", adapter_name="a")
+    layer: Any = unet.get_submodule(POINT)
+    torch.testing.assert_close(layer.get_delta_weight("a").detach(), wanted)
 
 
 def test_a_linear_layer_takes_the_update_of_a_convolution(tmp_path: Path) -> None:
