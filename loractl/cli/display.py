@@ -1,6 +1,7 @@
 """Listeners: what a person sees of a run on stderr, or a program on stdout."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -158,8 +159,16 @@ def say_error(problem: str) -> None:
 
 
 def write_json(stream: TextIO, data: Mapping[str, Any]) -> None:
-    """One JSON object on one line; what JSON can't hold becomes text."""
-    print(json.dumps(data, default=str, ensure_ascii=False), file=stream, flush=True)
+    """One JSON object on one line; what JSON can't hold becomes text, and a number that is not finite null."""
+    print(json.dumps(_finite(data), default=str, ensure_ascii=False), file=stream, flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def listed(progress: Progress) -> str:
@@ -174,10 +183,12 @@ def number(value: Any) -> str:
 
 
 def bars(values: Mapping[str, float], width: int = 30) -> str:
-    """A bar chart in plain text: one line each, the longest bar `width` characters."""
-    wide, largest = max(map(len, values), default=0), max(values.values(), default=0.0) or 1.0
+    """A bar chart in plain text: one line each, the longest bar `width` characters, none for what is not finite."""
+    lengths = {name: value if math.isfinite(value) else 0.0 for name, value in values.items()}
+    wide, largest = max(map(len, values), default=0), max(lengths.values(), default=0.0) or 1.0
     lines = (
-        f"{name:{wide}} {'█' * round(width * value / largest):{width}} {value:.4g}" for name, value in values.items()
+        f"{name:{wide}} {'█' * round(width * lengths[name] / largest):{width}} {value:.4g}"
+        for name, value in values.items()
     )
     return "\n".join(lines) or "none"
 

@@ -3,7 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,6 +23,7 @@ from loractl.formats import (
     peft,
     xlabs,
 )
+from loractl.formats.bases import with_kernels
 from loractl.formats.modules import Contents, Source
 from loractl.formats.pickles import is_pickle, read_pickle, write_embedding
 from loractl.formats.safefile import Header, data_hash, read_tensors, write_tensors
@@ -149,8 +150,8 @@ def save_adapter(
     With the format a1111, a path that ends in .pt makes a pickle, the older form of an embedding.
     """
     carried = {key: text for key, text in adapter.metadata.items() if not _is_owned(key)}
-    parts = (adapter.modules, carried, adapter.tokens, adapter.vectors, adapter.magnitudes)
-    tensors, metadata = WRITERS[format].write(Adapter(*parts), dtype, name)
+    written = replace(with_kernels(adapter), metadata=carried, notes=())
+    tensors, metadata = WRITERS[format].write(written, dtype, name)
     for key, tensor in tensors.items():
         if not is_finite(tensor):
             raise NumericsError(f"{key} is not finite in {dtype}, so {path} was not written: try a wider dtype")

@@ -1,6 +1,7 @@
 """Which family of base models an adapter is for, from what it says of itself or from its modules and their widths."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from loractl.tensors.adapter import Adapter
@@ -51,6 +52,22 @@ def family(adapter: Adapter) -> str | None:
     if version is None:
         return None if "transformer" in adapter.components() else "sd"
     return next((name for start, name in _FAMILIES.items() if version.startswith(start)), None)
+
+
+def with_kernels(adapter: Adapter) -> Adapter:
+    """The adapter with proj_in and proj_out of Stable Diffusion 1 as the 1×1 convolutions that they are there, which
+    files of LyCORIS leave flattened; in the other models they are linear layers.
+    """
+    if base_version(adapter) != "sd_v1":
+        return adapter
+    flat = {path for path, low in _ending(adapter, "proj_in", "proj_out") if _is_matrix_of_unet(path, low)}
+    modules = {path: low.fitted((*low.shape, 1, 1)) if path in flat else low for path, low in adapter.modules.items()}
+    magnitudes = {path: each[..., None, None] if path in flat else each for path, each in adapter.magnitudes.items()}
+    return replace(adapter, modules=modules, magnitudes=magnitudes)
+
+
+def _is_matrix_of_unet(path: str, low: LowRank) -> bool:
+    return path.startswith("unet.") and len(low.shape) == 2
 
 
 def _version_of_transformer(adapter: Adapter) -> str | None:

@@ -21,6 +21,7 @@ def residues(merged: Path, base: Path, updates: Updates) -> Iterator[tuple[str, 
     layout of one model alone are passed over.
     """
     found, weights = model_parameters(merged), model_parameters(base)
+    updates = {path: _fitted(update, weights.get(path)) for path, update in updates.items()}
     for path in sorted({*found, *weights, *updates}):
         shapes = {each[path].shape for each in (found, weights) if path in each}
         shapes |= {tuple(updates[path].shape)} if path in updates else set()
@@ -29,6 +30,10 @@ def residues(merged: Path, base: Path, updates: Updates) -> Iterator[tuple[str, 
             raise MismatchError(f"{path} is not in both models in one shape: {merged} was not made of {base}")
     for path in sorted(weights.keys() & found.keys()):
         yield path, _residue(found[path], weights[path], updates.get(path))
+
+
+def _fitted(update: LowRank | Tensor, weight: Weight | None) -> LowRank | Tensor:
+    return update.fitted(weight.shape) if weight and isinstance(update, LowRank) else update
 
 
 def _residue(merged: Weight, base: Weight, update: LowRank | Tensor | None) -> float:

@@ -162,13 +162,15 @@ def _by_output(key: str, tensor: Tensor) -> Tensor:
 
 
 def _magnitudes(name: str, module: Native, magnitude: Tensor, low: LowRank) -> dict[str, Tensor]:
-    """DoRA's magnitudes, by output (out, 1, *1), also written (out,), or by input (1, in, *1)."""
+    """DoRA's magnitudes, by output (out, 1, *1), also written (out,), or by input (1, in, *1); of a convolution whose
+    update is flattened they have a kernel's 1s all the same.
+    """
     ones = [1] * (len(low.shape) - 2)
     by_output, by_input = (low.shape[0], 1, *ones), (1, low.shape[1], *ones)
-    if magnitude.shape == by_output[:1] or magnitude.shape == by_output:
+    if magnitude.shape[:1] == by_output[:1] and magnitude.numel() == by_output[0]:
         return split_vector(module, magnitude.view(by_output), low.shape[1])
-    if magnitude.shape == by_input:
-        return dict.fromkeys(module.paths, magnitude)
+    if magnitude.shape[:2] == by_input[:2] and magnitude.numel() == by_input[1]:
+        return dict.fromkeys(module.paths, magnitude.view(by_input))
     raise FormatError(
         f"the module {name} has a magnitude {tuple(magnitude.shape)}, which fits neither the outputs nor the inputs of "
         f"its update {tuple(low.shape)}: make the file again"

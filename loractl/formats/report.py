@@ -31,6 +31,7 @@ def describe(path: Path, with_modules: bool = False, allow_pickle: bool = False)
     loaded = load(path, allow_pickle=allow_pickle, any_format=True)
     found, adapter = describe_file(loaded), loaded.contents.adapter(loaded.source.metadata)
     norms = {name: norm(low) for name, low in adapter.modules.items()}
+    found["notes"] += _damage(norms)
     first = {key: found.pop(key) for key in ("kind", "format")}
     sizes = {"norm": math.hypot(*norms.values()), "blocks": blocks(norms)} if norms else {}
     said = {**first, "base": base_version(adapter), **found, **sizes}
@@ -55,6 +56,14 @@ def blocks(norms: Mapping[str, float]) -> dict[str, float]:
         found = _BLOCK.match(path)
         members[found[0] if found else path].append(size)
     return {block: math.hypot(*members[block]) for block in sorted(members, key=_place)}
+
+
+def _damage(norms: Mapping[str, float]) -> list[str]:
+    """What to say of modules whose numbers are not all finite."""
+    broken = [path for path, size in norms.items() if not math.isfinite(size)]
+    if not broken:
+        return []
+    return [f"{len(broken)} modules are not finite, the first is {broken[0]}: fetch the file again or make it again"]
 
 
 def _place(block: str) -> tuple[int, str, int]:

@@ -46,16 +46,17 @@ def load_into(
     device: torch.device | None = None,
 ) -> None:
     """Gives the model an adapter that exists. Checks every module first: after a MismatchError nothing has changed."""
-    _add(model, fitting_layers(model, modules), modules, name, "auto", device)
+    _add(model, _layers(model, modules), fitted(model, modules), name, "auto", device)
     set_weight(model, weight, name)
 
 
-def fitting_layers(model: nn.Module, modules: Mapping[str, LowRank]) -> dict[str, Layer]:
-    """The layers that the modules are for. MismatchError names the first that is missing or has another shape."""
-    layers = _layers(model, modules)
-    for path, low in modules.items():
-        _check_shape(path, low, weight_shape(layers[path]))
-    return layers
+def fitted(model: nn.Module, modules: Mapping[str, LowRank]) -> dict[str, LowRank]:
+    """The modules in the shapes of their layers. MismatchError names the first that has no layer or does not fit it."""
+    shapes = {path: weight_shape(layer) for path, layer in _layers(model, modules).items()}
+    found = {path: low.fitted(shapes[path]) for path, low in modules.items()}
+    for path, low in found.items():
+        _check_shape(path, low, shapes[path])
+    return found
 
 
 def collect(model: nn.Module, name: str = "default") -> dict[str, LowRank]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from loractl.device import upload
 from loractl.errors import MismatchError
-from loractl.inject.inject import fitting_layers
+from loractl.inject.inject import fitted
 from loractl.inject.targets import injectable
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
@@ -49,6 +49,7 @@ class Change:
         multiplies the update alone by w, within the norm too, which at 0 is not the plain model. At 1 they agree.
         """
         own = low.to(torch.float32, weight.device)
+        magnitude = magnitude.reshape(*magnitude.shape[:2], *[1] * (weight.ndim - 2))
         axes = [axis for axis, size in enumerate(magnitude.shape) if size == 1]
         norm = torch.linalg.vector_norm(weight.float() + own.delta(), dim=axes, keepdim=True)
         c = magnitude.to(norm) / (norm + torch.finfo(norm.dtype).eps)  # a row of zeros stays one
@@ -181,7 +182,7 @@ def changed_networks(adapter: Adapter) -> list[str]:
 
 def check_fit(adapter: Adapter, component: str, network: nn.Module) -> None:
     """MismatchError names the first change that the network has no place for."""
-    fitting_layers(network, adapter.component(component))
+    fitted(network, adapter.component(component))
     for name, vector in _vectors(adapter, component):
         shape = parameter(network, name).shape
         if shape != vector.shape:
@@ -195,7 +196,7 @@ def changes(adapter: Adapter, component: str, network: nn.Module) -> dict[str, C
     """Parameter → its change, for a plain network that the adapter fits."""
     layers = injectable(network)
     found = {}
-    for path, low in adapter.component(component).items():
+    for path, low in fitted(network, adapter.component(component)).items():
         magnitude = adapter.magnitudes.get(f"{component}.{path}")
         weight = layers[path].weight.detach()
         found[f"{path}.weight"] = Change.of(low) if magnitude is None else Change.dora(low, magnitude, weight)

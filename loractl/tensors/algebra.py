@@ -86,11 +86,13 @@ def norm(low: LowRank) -> float:
 
 
 def _row(found: Sequence[LowRank | None], path: str) -> list[LowRank]:
-    present = [low for low in found if low is not None]
+    longest = max((low.shape for low in found if low is not None), key=len)
+    row = [low and low.fitted(longest) for low in found]
+    present = [low for low in row if low is not None]
     shapes = list(dict.fromkeys(tuple(low.shape) for low in present))
     if len(shapes) > 1:
         raise MismatchError(f"{path} is {shapes[0]} in one adapter and {shapes[1]} in another: their models differ")
-    return [scaled(present[0], 0.0) if low is None else low for low in found]
+    return [scaled(present[0], 0.0) if low is None else low for low in row]
 
 
 def _wide(low: LowRank) -> LowRank:

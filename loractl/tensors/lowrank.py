@@ -5,6 +5,7 @@ exactly the ΔW of its definition. Where that rank would be full, ΔW itself bec
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,6 +38,17 @@ class LowRank:
     def delta(self) -> Tensor:
         """ΔW (out, in, *k), in the factors' dtype."""
         return (self.scale * self.up.flatten(1) @ self.down.flatten(1)).view(self.shape)
+
+    def fitted(self, shape: Sequence[int]) -> "LowRank":
+        """The same update for a weight of this shape, if only 1s at the end make the difference; else as it is.
+
+        A linear layer and a 1×1 convolution have the same ΔW, and some files have that of a convolution flattened.
+        """
+        own, wanted = tuple(self.shape), tuple(shape)
+        if own == wanted or own[:2] != wanted[:2] or {*own[2:], *wanted[2:]} != {1}:
+            return self
+        down, up = self.down.flatten(1), self.up.flatten(1)
+        return replace(self, down=down.reshape(*down.shape, *wanted[2:]), up=up.reshape(*up.shape, *wanted[2:]))
 
     def rows(self, begin: int, end: int) -> "LowRank":
         """The update of some of the weight's rows, from `begin` up to `end`."""

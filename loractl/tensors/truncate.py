@@ -5,7 +5,7 @@ The dense product, with a full SVD of it, gives the same and takes some hundred 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,11 +18,14 @@ ROUNDING = 1e-12  # the share of the energy that fp32 leaves in singular values 
 
 @dataclass(frozen=True)
 class Decomposed:
-    """ΔW (out, in·k) = left · diag(values) · right, the singular values in falling order; `shape` is that of ΔW."""
+    """ΔW (out, in·k) = left · diag(values) · right, the singular values in falling order; `shape` is that of ΔW.
 
-    left: Tensor  # (out, r)
+    Of the vectors those of the last values may be missing: `held` of r are there.
+    """
+
+    left: Tensor  # (out, held)
     values: Tensor  # (r,)
-    right: Tensor  # (r, in·k)
+    right: Tensor  # (held, in·k)
     shape: torch.Size
 
     @property
@@ -32,7 +35,7 @@ class Decomposed:
 
     def keep(self, rank: int) -> LowRank:
         """The best update of this rank, with alpha = rank; the roots of the singular values go into both factors."""
-        rank = min(rank, len(self.values))
+        rank = min(rank, len(self.right))
         root = self.values[:rank].sqrt()
         up = (self.left[:, :rank] * root).reshape(-1, rank, *[1] * (len(self.shape) - 2))
         down = (root[:, None] * self.right[:rank]).reshape(rank, *self.shape[1:])
@@ -79,11 +82,18 @@ def choose_ranks(modules: Mapping[str, Decomposed], size: Size) -> dict[str, int
     """The rank of each module under `size`; 0 for one that is not worth any. JobError when nothing is left at all."""
     ranks = {path: _own_rank(each.values, size) for path, each in modules.items()}
     if size.parameters is not None:
-        paid = _ranks_within(modules, size.parameters)
-        ranks = {path: min(rank, paid[path]) for path, rank in ranks.items()}
+        ranks = _ranks_within(modules, ranks, size.parameters)
     if not any(ranks.values()):
         raise JobError("nothing is left of the adapter at this size: allow a larger one")
     return ranks
+
+
+def trimmed(each: Decomposed, size: Size) -> Decomposed:
+    """The same without the vectors for which `choose_ranks` under `size` has no use; all singular values stay."""
+    rank = _own_rank(each.values, size)
+    if size.parameters is not None:
+        rank = min(rank, size.parameters // each.cost)
+    return replace(each, left=each.left[:, :rank].clone(), right=each.right[:rank].clone())
 
 
 def truncate(modules: Mapping[str, Decomposed], ranks: Mapping[str, int]) -> dict[str, LowRank]:
@@ -110,15 +120,16 @@ def _own_rank(values: Tensor, size: Size) -> int:
     return rank
 
 
-def _ranks_within(modules: Mapping[str, Decomposed], parameters: int) -> dict[str, int]:
-    """Singular values bought in the order of s² per parameter until the parameters are spent, over all modules."""
-    worth = torch.cat([_squares(each) / each.cost for each in modules.values()])
-    costs = torch.cat([torch.full_like(each.values, each.cost, dtype=torch.int64) for each in modules.values()])
+def _ranks_within(modules: Mapping[str, Decomposed], most: Mapping[str, int], parameters: int) -> dict[str, int]:
+    """Singular values, of each module `most` at most, bought in the order of s² per parameter until all are spent."""
+    offered = {path: _squares(each)[: most[path]] for path, each in modules.items()}
+    worth = torch.cat([squares / modules[path].cost for path, squares in offered.items()])
+    costs = torch.cat([torch.full_like(s, modules[path].cost, dtype=torch.int64) for path, s in offered.items()])
     order = worth.argsort(descending=True, stable=True)
     bought = torch.zeros_like(costs, dtype=torch.bool)
     bought[order] = costs[order].cumsum(0) <= parameters
     bought &= worth > 0
-    counts = torch.split(bought, [len(each.values) for each in modules.values()])
+    counts = torch.split(bought, [len(squares) for squares in offered.values()])
     return {path: int(count.sum()) for path, count in zip(modules, counts, strict=True)}
 
 

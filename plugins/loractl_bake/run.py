@@ -90,6 +90,8 @@ def make_plan(weights: Mapping[str, Weight], spec: BakeSpec, parents: Sequence[P
         updates: dict[str, LowRank | Tensor] = {f"{path}.weight": low for path, low in parent.modules.items()}
         for path, update in sorted((updates | dict(parent.vectors)).items()):
             weight = weights.get(path)
+            if weight and isinstance(update, LowRank):
+                update = update.fitted(weight.shape)
             if weight is None or tuple(update.shape) != weight.shape:
                 found = f"has {weight.shape} there" if weight else "has no such module"
                 raise MismatchError(

@@ -41,11 +41,13 @@ def _described(adapter: Adapter, spec: ConvertSpec, parent: str) -> Adapter:
 
 
 def _files(adapter: Adapter, path: Path, form: FormatName) -> Iterator[tuple[Path, Adapter, FormatName]]:
-    """What is written: diffusers' form has no place for tokens, so there each has a file of its own beside it."""
+    """What is written, a file at least: diffusers' form has no place for tokens, so there each has a file of its own
+    beside it.
+    """
     if form != "diffusers":
         yield path, adapter, form
         return
-    if adapter.modules:
+    if adapter.modules or adapter.vectors or not adapter.tokens:
         yield path, replace(adapter, tokens={}), form
     for token, encoders in tokens_of(adapter).items():
         safe = "".join(letter for letter in token if letter.isalnum() or letter in "-_") or "token"
@@ -55,6 +57,7 @@ def _files(adapter: Adapter, path: Path, form: FormatName) -> Iterator[tuple[Pat
 
 
 def _widest(adapter: Adapter) -> torch.dtype:
-    dtypes = {low.down.dtype for low in adapter.modules.values()} | {each.dtype for each in adapter.tokens.values()}
+    alone = (*adapter.tokens.values(), *adapter.vectors.values())
+    dtypes = {low.down.dtype for low in adapter.modules.values()} | {each.dtype for each in alone}
     wide = {dtype if dtype.itemsize > 1 else torch.float16 for dtype in dtypes}
     return reduce(torch.promote_types, wide, torch.float16) if wide != {torch.bfloat16} else torch.bfloat16

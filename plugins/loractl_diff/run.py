@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from loractl.device import pick_device
-from loractl.errors import MismatchError
+from loractl.errors import MismatchError, NumericsError
 from loractl.events import Emit, Facts, Note
 from loractl.formats.contained import residues
 from loractl.formats.lineage import Parent, read_parents
@@ -70,6 +70,10 @@ def prove(spec: DiffSpec, merged: Path, base: Path, emit: Emit) -> Outcome:
     }
     updates |= {path: spec.weight * vector for path, vector in parent.vectors.items()}
     table = {path.removesuffix(".weight"): error for path, error in residues(merged, base, updates)}
+    if damaged := next((path for path, error in table.items() if not math.isfinite(error)), None):
+        raise NumericsError(
+            f"{damaged} is not finite in {merged} or in {base}, so nothing is proved: fetch or bake that model again"
+        )
     modules = _paths(parent)
     emit(Facts("error relative to ΔW", {path: f"{table[path]:.3g}" for path in sorted(modules)}))
     elsewhere = [path for path, error in table.items() if error > 0 and path not in modules]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from loractl.device import PRECISIONS, pick_device
@@ -97,6 +98,7 @@ def _find(path: str, delta: Tensor, spec: DistillSpec) -> Found:
     if not delta.isfinite().all():
         raise NumericsError(f"{path} is not finite in one of the models: the file is damaged, so fetch it again")
     low, energy = distill(delta, spec.rank, spec.energy, spec.seed)
+    low = low.to(low.down.dtype, torch.device("cpu"))  # where files are written; so a GPU holds one module's at a time
     return Found(low, float(delta.square().sum()), energy)
 
 

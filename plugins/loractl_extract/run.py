@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from loractl.device import PRECISIONS
-from loractl.errors import InputError
-from loractl.events import Emit, Facts, Wrote
+from loractl.errors import FormatError, InputError
+from loractl.events import Emit, Facts, Note, Wrote
 from loractl.formats import load_adapter, save_adapter
 from loractl.formats.checkpoint import folder_headers, read_tensor
 from loractl.formats.ldm import module_path
@@ -27,11 +27,16 @@ from loractl_extract.spec import ExtractSpec
 # How wrappers call their factors: of peft, of loractl, and of cloneofsimo/lora, which has no names for adapters.
 _WRAPPERS = (
     re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B)\.(?P<name>[^.]+)\.weight"),
+    re.compile(r"(?P<module>.+)\.lora_(?P<part>magnitude_vector)\.(?P<name>[^.]+)(\.weight)?"),
     re.compile(r"(?P<module>.+)\.adapters\.(?P<name>[^.]+)\.(?P<part>down|up)"),
     re.compile(r"(?P<module>.+)\.lora_(?P<part>down|up)\.weight"),
 )
-_PARTS = {"A": "A", "B": "B", "down": "A", "up": "B"}
-_BUNDLED = re.compile(r"lora_(unet|te\d?)_\w+\.(lora_down\.weight|lora_up\.weight|alpha)")
+_PARTS = {
+    **dict.fromkeys(("A", "down"), "lora_A.weight"),
+    **dict.fromkeys(("B", "up"), "lora_B.weight"),
+    "magnitude_vector": "lora_magnitude_vector",
+}
+_BUNDLED = re.compile(r"(lora_(unet|te\d?|transformer)|lycoris)_\w+\.[\w.]+")  # every part, for `load_adapter` to judge
 _UNNAMED = "default"
 
 
@@ -46,10 +51,12 @@ class Factor(NamedTuple):
 
 def run(spec: ExtractSpec, emit: Emit) -> Outcome:
     factors = choose(spec, list(find(spec.model)))
-    adapter = assemble(factors)
+    adapter = assemble(spec.model, factors)
     if spec.alpha is not None and not any(_BUNDLED.fullmatch(factor.key) for factor in factors):
         modules = {path: replace(low, alpha=spec.alpha) for path, low in adapter.modules.items()}
         adapter = replace(adapter, modules=modules)
+    for text in adapter.notes:
+        emit(Note(f"{spec.model.name}: {text}", "warning"))
     numbers = {"modules": len(adapter.modules), "parameters": adapter.parameters}
     emit(Facts("extracted", {"adapter": factors[0].adapter, **numbers}))
     out = spec.destination()
@@ -82,7 +89,7 @@ def _worn(header: Header, key: str, locate: Callable[[str], str | None]) -> Iter
     path = locate(found["module"]) if found else None
     if found and path:
         name = found.groupdict().get("name", _UNNAMED)
-        yield Factor(name, header, key, f"{path}.lora_{_PARTS[found['part']]}.weight")
+        yield Factor(name, header, key, f"{path}.{_PARTS[found['part']]}")
 
 
 def choose(spec: ExtractSpec, factors: list[Factor]) -> list[Factor]:
@@ -101,10 +108,13 @@ def choose(spec: ExtractSpec, factors: list[Factor]) -> list[Factor]:
     return adapters[name]
 
 
-def assemble(factors: list[Factor]) -> Adapter:
-    """The adapter, read as if its tensors were alone in a file."""
+def assemble(model: Path, factors: list[Factor]) -> Adapter:
+    """The adapter, read as if its tensors were alone in a file. FormatError where they are not all understood."""
     tensors = {factor.plain: read_tensor(factor.header, factor.key) for factor in factors}
     with TemporaryDirectory() as folder:
         alone = Path(folder, "adapter.safetensors")
         write_tensors(alone, tensors, {})
-        return load_adapter(alone)
+        try:
+            return load_adapter(alone, whole=True)
+        except FormatError as error:
+            raise FormatError(str(error).replace(str(alone), f"{model}: the adapter inside")) from error

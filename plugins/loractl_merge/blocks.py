@@ -6,7 +6,7 @@ input_blocks, middle_block, output_blocks.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 _IN = [f"IN{number:02}" for number in range(12)]
 _OUT = [f"OUT{number:02}" for number in range(12)]
@@ -58,6 +58,12 @@ def block_of(path: str) -> str | None:
     if found := _SAMPLER.fullmatch(path):
         return _numbered(found[1], 3 * int(found[2]) + 2)
     return None
+
+
+def have_blocks(paths: Iterable[str]) -> bool:
+    """Whether block weights mean anything for these modules: one is in a UNet's block, or all are text encoders'."""
+    blocks = [block_of(path) for path in paths]
+    return any(block not in (None, "BASE") for block in blocks) or None not in blocks
 
 
 def _numbered(way: str, index: int) -> str:

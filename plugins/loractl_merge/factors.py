@@ -10,7 +10,7 @@ from loractl.formats.lineage import Parent
 from loractl.inject.targets import matches
 from loractl.tensors.algebra import scaled
 from loractl.tensors.lowrank import LowRank
-from loractl_merge.blocks import block_of
+from loractl_merge.blocks import block_of, have_blocks
 from loractl_merge.blocks import factors as block_factors
 from loractl_merge.spec import MergeInput
 
@@ -19,7 +19,7 @@ def factors_of(parent: Parent, use: MergeInput) -> dict[str, float]:
     """Module → factor, by block and by pattern; MismatchError when these touch no module."""
     modules = {*parent.modules, *map(module_of, parent.vectors)}
     by_block = block_factors(use.vector) if use.vector else {}
-    if by_block and not any(map(block_of, modules)):
+    if by_block and not have_blocks(modules):
         raise MismatchError(f"{use.path} has no module in a block of a UNet: remove its block weights")
     for pattern in use.layers:
         if not any(matches(path, pattern) for path in modules):

@@ -29,7 +29,7 @@ from loractl.train.batches import Source
 from loractl.train.blend import Blend, BlendLoss, Strand
 from loractl.train.loop import Plan, Training, fit
 from loractl.train.optim import make_optimizer
-from loractl_merge.blocks import ALL, block_of
+from loractl_merge.blocks import ALL, block_of, have_blocks
 from loractl_merge.factors import adjusted, factors_of
 from loractl_merge.spec import LearnSection, MergeInput, MergeSpec
 
@@ -87,7 +87,7 @@ def blend_of(spec: MergeSpec, section: LearnSection, parents: Sequence[Parent], 
             raise MismatchError(f"{parent.path} adapts {', '.join(strangers)}, which the model to learn with lacks")
         follows = {path: block_of(path) if section.per_block else WHOLE for path in adapter.modules}
         named = {path: name for path, name in follows.items() if name is not None}
-        if not named:
+        if section.per_block and not have_blocks(adapter.modules):
             raise MismatchError(f"{parent.path} has no module in a block of a UNet: set learn.per_block = false")
         strands[f"adapter{number}"] = Strand(adapter, dict.fromkeys(sorted(set(named.values())), weight), named, weight)
     put_tokens(model, child_of(parents, spec.weights, {}).tokens)

@@ -13,7 +13,16 @@ from loractl.tensors import means, prune
 from loractl.tensors.algebra import add_vectors, align, combine, gram, weighted
 from loractl.tensors.lowrank import LowRank
 from loractl.tensors.threads import one_thread
-from loractl.tensors.truncate import Decomposed, Size, captured, choose_ranks, decompose, decompose_dense, truncate
+from loractl.tensors.truncate import (
+    Decomposed,
+    Size,
+    captured,
+    choose_ranks,
+    decompose,
+    decompose_dense,
+    trimmed,
+    truncate,
+)
 from loractl_merge.factors import adjusted, factors_of
 from loractl_merge.spec import MergeSpec
 
@@ -61,7 +70,7 @@ def merged(spec: MergeSpec, adapters: Sequence[Modules], itemsize: int, emit: Em
     parameters = None if spec.budget_mb is None else int(spec.budget_mb * 1e6) // itemsize
     size = Size(spec.rank, spec.energy, spec.ratio, parameters)
     if spec.algorithm in prune.RULES:
-        decomposed = pruned(spec, adapters, emit)
+        decomposed = pruned(spec, adapters, size, emit)
     else:
         modules = combined(spec, adapters)
         if size == Size():
@@ -85,12 +94,13 @@ def combined(spec: MergeSpec, adapters: Sequence[Modules]) -> dict[str, LowRank]
     return modules
 
 
-def pruned(spec: MergeSpec, adapters: Sequence[Modules], emit: Emit) -> dict[str, Decomposed]:
-    """The SVD of each module's merged ΔW, formed one at a time."""
+def pruned(spec: MergeSpec, adapters: Sequence[Modules], size: Size, emit: Emit) -> dict[str, Decomposed]:
+    """The SVD of each module's merged ΔW, formed one at a time, of which only what `size` may keep is held."""
     rows = align(adapters)
     decomposed = {}
     for done, (path, parts) in enumerate(rows.items(), start=1):
-        decomposed[path] = decompose_dense(_pruned(spec, path, [low.delta() for low in parts]))
+        whole = decompose_dense(_pruned(spec, path, [low.delta() for low in parts]))
+        decomposed[path] = trimmed(whole, size)
         emit(Progress(spec.algorithm, done, len(rows)))
     return decomposed
 

@@ -1,12 +1,13 @@
 """What a person sees of a run."""
 
+import io
 import os
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from loractl.cli.display import LINE_EVERY, Display, duration, number
+from loractl.cli.display import LINE_EVERY, Display, bars, duration, number, write_json
 from loractl.events import Event, Facts, Finished, Note, Numbers, Pictures, Progress, Started
 
 
@@ -59,6 +60,14 @@ def test_a_table_loses_nothing_of_long_words() -> None:
     name, value = "a" * 90 + ".png", "b" * 150
     text = shown([(0, Facts("plan", {name: value})), (0, Finished({}, {name: 2.0}))])
     assert (text.count("a"), text.count("b"), "…" in text) == (181, 150, False)  # and the a of plan
+
+
+def test_what_is_not_finite_is_null_in_json_and_without_a_bar() -> None:
+    stream, nan = io.StringIO(), float("nan")
+    write_json(stream, {"a": [1.5, nan], "b": {"c": float("inf"), "d": "NaN"}, "e": (True, Path("f"))})
+    assert stream.getvalue() == '{"a": [1.5, null], "b": {"c": null, "d": "NaN"}, "e": [true, "f"]}\n'
+    lines = bars({"a": nan, "b": 2.0, "c": float("inf"), "d": 1.0}, 4).splitlines()
+    assert [line.split() for line in lines] == [["a", "nan"], ["b", "████", "2"], ["c", "inf"], ["d", "██", "1"]]
 
 
 def test_markup_in_a_message_is_only_text() -> None:

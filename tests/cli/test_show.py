@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from loractl.errors import InputError
 from tests.cli.calling import call
@@ -38,6 +40,22 @@ def test_show_lists_the_modules_when_asked(capsys: pytest.CaptureFixture[str]) -
     path, first = next(iter(data["modules"].items()))
     out = call(capsys, "show", file, "--modules")[1]
     assert f"{path}: rank 4, alpha 2, shape {first['shape'][0]} {first['shape'][1]}, norm " in " ".join(out.split())
+
+
+def test_show_says_what_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(tmp_path / "broken.safetensors")
+    paths = [f"unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_{x}" for x in "qkv"]
+    tensors = {f"{path}.lora_{end}.weight": torch.ones(2, 2) for path in paths for end in "AB"}
+    tensors[f"{paths[0]}.lora_A.weight"] = torch.tensor([[1.0, float("nan")], [1.0, 1.0]])
+    tensors[f"{paths[1]}.lora_B.weight"] = torch.tensor([[float("inf"), 1.0], [1.0, 1.0]])
+    save_file(tensors, file)
+    code, out, _ = call(capsys, "show", file)
+    assert code == 0
+    assert f"2 modules are not finite, the first is {min(paths[:2])}: fetch" in " ".join(out.split())
+    code, out, _ = call(capsys, "show", file, "--modules", "--json")
+    data = json.loads(out, parse_constant=pytest.fail)
+    assert (code, data["norm"], data["blocks"]) == (0, None, {"unet.mid_block": None})
+    assert [data["modules"][path]["norm"] for path in paths] == [None, None, pytest.approx(4.0)]
 
 
 def test_show_tells_what_a_program_makes_of_the_keys(capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,7 +240,7 @@ def low_rank(down: Iterable[int], up: Iterable[int]) -> LowRank:
         (low_rank((2, 48), (32, 2)), r"down \(2, 48\) and up \(32, 2\).*weight \(32, 32\)"),
         (low_rank((2, 32), (64, 2)), r"down \(2, 32\) and up \(64, 2\)"),
         (low_rank((2, 32), (32, 3)), r"down \(2, 32\) and up \(32, 3\)"),
-        (low_rank((2, 32, 1, 1), (32, 2, 1, 1)), r"down \(2, 32, 1, 1\)"),
+        (low_rank((2, 32, 3, 3), (32, 2, 1, 1)), r"down \(2, 32, 3, 3\)"),
     ],
 )
 def test_a_shape_that_does_not_fit_changes_nothing(bad: LowRank, shapes: str) -> None:

@@ -117,6 +117,19 @@ def test_what_a_person_should_know_is_said(tmp_path: Path) -> None:
     assert ["DoRA" in event.text for event in events if isinstance(event, Note)] == [True]
 
 
+def test_biases_and_norms_alone_are_written_or_refused(tmp_path: Path) -> None:
+    norm = "unet.down_blocks.0.attentions.0.norm"
+    vectors = {f"{norm}.weight": torch.randn(8), f"{norm}.bias": torch.randn(8)}
+    save_adapter(tmp_path / "a", Adapter({}, vectors=vectors), "kohya", dtype=torch.float32, name="a")
+    after = load_adapter(converted(tmp_path / "a", tmp_path / "b", "kohya"), whole=True).vectors
+    assert after.keys() == vectors.keys()
+    assert all(torch.equal(after[path], vectors[path]) for path in vectors), "in the precision that they had"
+    for to in ("diffusers", "cloneofsimo"):
+        with pytest.raises(MismatchError, match="no place for differences of biases and norms"):
+            converted(tmp_path / "a", tmp_path / to, to)
+        assert not (tmp_path / to).exists()
+
+
 def test_the_spec_knows_the_formats_and_bases_that_there_are(tmp_path: Path) -> None:
     assert get_args(FileSection.model_fields["format"].annotation) == get_args(FormatName)
     said = get_args(get_args(ConvertSpec.model_fields["base"].annotation)[0])

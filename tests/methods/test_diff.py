@@ -15,10 +15,10 @@ from loractl_diff.command import diff
 from loractl_diff.spec import DiffSpec
 from torch import Tensor
 
-from loractl.errors import JobError
+from loractl.errors import JobError, NumericsError
 from loractl.events import Event, Facts, Note
 from loractl.formats import save_adapter
-from loractl.formats.checkpoint import model_weights
+from loractl.formats.checkpoint import model_parameters, model_weights
 from loractl.formats.safefile import read_tensors, write_tensors
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.algebra import scaled
@@ -107,6 +107,22 @@ def test_a_baked_model_contains_its_adapter_and_a_tampered_one_does_not(tmp_path
     numbers, warnings = contains(file, baked, base)
     assert numbers["largest_error"] > 0.1 and numbers["changed_elsewhere"] == 1
     assert warnings == ["1 other modules are changed too; the first is unet.conv_out"]
+
+
+@pytest.mark.parametrize("name", ["unet.mid_block.resnets.0.conv1.weight", "unet.conv_out.weight", "unet.conv_in.bias"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_damaged_model_proves_nothing(tmp_path: Path, name: str, number: float) -> None:
+    """Wherever the number is that is not finite: in a module that the adapter changes, or in one that it does not."""
+    unet, file = small_unet(), tmp_path / "a.safetensors"
+    base, baked = write_single(tmp_path / "base.safetensors", unet), tmp_path / "baked.safetensors"
+    save_adapter(file, unet_adapter(unet), "kohya", name="a")
+    loractl_bake.start(bake(base, [file], weight=[-0.5], out=baked), lambda _: None)
+    assert contains(file, baked, base)[0]["largest_error"] == 0
+    tensors = {key: tensor.clone() for key, tensor in read_tensors(baked)[0].items()}
+    tensors[model_parameters(base)[name].key].view(-1)[0] = number
+    write_tensors(baked, tensors, {}, overwrite=True)
+    with pytest.raises(NumericsError, match=f"{name.removesuffix('.weight')} is not finite in .*baked"):
+        contains(file, baked, base)
 
 
 def contains(file: Path, merged: Path, base: Path) -> tuple[dict[str, float], list[str]]:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,11 +16,12 @@ from loractl.errors import JobError, MismatchError, NumericsError
 from loractl.events import Event, Facts, Note
 from loractl.formats import load_adapter, save_adapter
 from loractl.formats.safefile import read_tensors, write_tensors
-from loractl.specs import FileOutputSection, OutputSection
+from loractl.specs import DeviceSection, FileOutputSection, OutputSection
 from loractl.tensors.adapter import Adapter
-from tests.formats.adapters import distance
-from tests.formats.models import small_unet, unet_adapter, write_folder, write_single
+from tests.formats.adapters import distance, random_update
+from tests.formats.models import small_unet, unet_adapter, write_folder, write_native, write_single
 from tests.methods.lab_job import JOBS, run_job
+from tests.tiny import tiny
 
 
 def bake_into(model: Path, adapter: Adapter, out: Path) -> Path:
@@ -53,6 +54,22 @@ def test_what_was_baked_in_is_distilled_out(tmp_path: Path) -> None:
     facts = next(event.values for event in events if isinstance(event, Facts) and event.title == "captured energy")
     assert facts.keys() == planted.modules.keys()
     assert all(text == "1.0000 (rank 2)" for text in facts.values())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_a_transformers_native_modules_are_joined_again(tmp_path: Path, device: Literal["cpu", "cuda"]) -> None:
+    """Of each joined module only one part has changed, so that zeros stand beside it."""
+    transformer = tiny("flux1").transformer
+    base = write_native(tmp_path / "base.safetensors", transformer, "flux")
+    generator, blocks = torch.Generator().manual_seed(0), ("transformer_blocks", "single_transformer_blocks")
+    modules = {}
+    for path in (f"{name}.0.attn.to_k" for name in blocks):
+        shape = tuple(transformer.get_parameter(f"{path}.weight").shape)
+        modules[f"transformer.{path}"] = random_update(shape, 2, 1.0, generator)
+    tuned = bake_into(base, Adapter(modules), tmp_path / "tuned.safetensors")
+    out = FileOutputSection(path=tmp_path / "found.safetensors", format="kohya", dtype="fp32")
+    start(DistillSpec(tuned=tuned, base=base, rank=2, memory=DeviceSection(device=device), output=out), lambda _: None)
+    assert distance(load_adapter(tmp_path / "found.safetensors"), Adapter(modules)) < 1e-4
 
 
 def test_folders_and_a_mixture_of_layouts(tmp_path: Path) -> None:

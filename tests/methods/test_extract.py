@@ -10,7 +10,7 @@ from loractl_extract.spec import ExtractSpec
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
-from loractl.errors import InputError
+from loractl.errors import FormatError, InputError
 from loractl.formats import load_adapter, save_adapter
 from loractl.formats.safefile import read_tensors, write_tensors
 from loractl.inject.inject import load_into
@@ -85,6 +85,55 @@ def test_a_bundle_of_model_and_adapter(tmp_path: Path) -> None:
     both = read_tensors(single)[0] | read_tensors(tmp_path / "kohya.safetensors")[0]
     write_tensors(tmp_path / "bundle.safetensors", both, {})
     assert distance(run(tmp_path / "bundle.safetensors", tmp_path / "out.safetensors", alpha=7.0), adapter) < 1e-6
+
+
+def test_dora_that_peft_put_on(tmp_path: Path) -> None:
+    unet = small_unet()
+    config = LoraConfig(r=RANK, target_modules=["to_q", "conv1"], init_lora_weights=False, use_dora=True)
+    inject_adapter_in_model(config, unet, "style")
+    found = run(write_worn(tmp_path / "model", unet.state_dict()), tmp_path / "out.safetensors")
+    layers: dict[str, Any] = {path: layer for path, layer in unet.named_modules() if hasattr(layer, "get_delta_weight")}
+    assert found.magnitudes.keys() == found.modules.keys() == {f"unet.{path}" for path in layers}
+    for path, layer in layers.items():
+        wanted = layer.lora_magnitude_vector["style"].weight.detach().flatten()
+        torch.testing.assert_close(found.magnitudes[f"unet.{path}"].flatten(), wanted)
+
+
+LORA = {"lora_down.weight": torch.ones(2, 8), "lora_up.weight": torch.ones(8, 2)}
+QUERY = "unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+BUNDLES: dict[str, dict[str, Tensor]] = {
+    "lora_unet_down_blocks_0_resnets_0_conv1": {
+        "lora_down.weight": torch.randn(2, 8, 1, 1),
+        "lora_mid.weight": torch.randn(2, 2, 3, 3),
+        "lora_up.weight": torch.randn(8, 2, 1, 1),
+    },
+    f"lora_{QUERY}": {**LORA, "dora_scale": torch.ones(8, 1)},
+    f"lycoris_{QUERY.removeprefix('unet_')}": {"lokr_w1": torch.randn(2, 2), "lokr_w2": torch.randn(4, 4)},
+    "lora_te3_encoder_block_0_layer_0_SelfAttention_q": LORA,
+    "lora_transformer_transformer_blocks_0_attn_to_q": LORA,
+}
+
+
+@pytest.mark.parametrize("module", BUNDLES)
+def test_every_part_of_a_bundle_counts(tmp_path: Path, module: str) -> None:
+    """All is as in a file of the adapter alone."""
+    tensors = {f"{module}.{part}": tensor for part, tensor in BUNDLES[module].items()}
+    tensors |= {f"lora_te1_text_model_encoder_layers_0_mlp_fc1.{part}": tensor for part, tensor in LORA.items()}
+    write_tensors(tmp_path / "alone.safetensors", tensors, {})
+    single = write_single(tmp_path / "base.safetensors", small_unet())
+    write_tensors(tmp_path / "bundle.safetensors", read_tensors(single)[0] | tensors, {})
+    alone = load_adapter(tmp_path / "alone.safetensors")
+    found = run(tmp_path / "bundle.safetensors", tmp_path / "out.safetensors")
+    assert len(found.modules) == 2 and distance(found, alone) < 1e-6
+    assert found.magnitudes.keys() == alone.magnitudes.keys()
+
+
+def test_a_part_of_a_bundle_that_nobody_knows_is_named_with_its_model(tmp_path: Path) -> None:
+    single = write_single(tmp_path / "base.safetensors", small_unet())
+    strange = {f"lora_{QUERY}.{part}": tensor for part, tensor in {**LORA, "gate": torch.ones(1)}.items()}
+    write_tensors(tmp_path / "bundle.safetensors", read_tensors(single)[0] | strange, {})
+    with pytest.raises(FormatError, match=rf"bundle\.safetensors: the adapter inside .*lora_{QUERY}\.gate"):
+        run(tmp_path / "bundle.safetensors", tmp_path / "out.safetensors")
 
 
 @pytest.mark.parametrize("layout", [write_single, write_folder])

@@ -15,6 +15,7 @@ from loractl.formats import load_adapter, save_adapter
 from loractl.formats.safefile import read_header, read_tensors
 from loractl.tensors.adapter import Adapter, content_hash
 from loractl.tensors.lowrank import LowRank
+from loractl.tensors.truncate import Size
 from tests.methods.lab_job import JOBS, run_job
 from tests.tensors.updates import delta, random_update
 
@@ -160,6 +161,15 @@ def test_every_method_writes_what_it_can_be_asked_for_again(
     assert result.keys() <= SHAPES.keys() and max(low.rank for low in result.values()) == 5
 
 
+def test_of_a_whole_sum_only_what_may_be_kept_is_held(files: tuple[Path, Path], tmp_path: Path) -> None:
+    from loractl_merge.run import pruned
+
+    job = merge(list(files), method="ties", rank=2, out=tmp_path / "m.safetensors")
+    held = pruned(job, [load_adapter(path).modules for path in files], Size(rank=2), lambda _: None)
+    assert held.keys() == SHAPES.keys()
+    assert {(len(each.right), len(each.values) > 2) for each in held.values()} == {(2, True)}
+
+
 def test_at_full_energy_and_density_nothing_is_lost(files: tuple[Path, Path], tmp_path: Path) -> None:
     one, two = files
     for method in ("dare", "prune", "sum"):
@@ -192,6 +202,23 @@ def test_blocks_and_patterns_weigh_single_modules(files: tuple[Path, Path], tmp_
     assert result.keys() == wanted.keys()
     for name, right in wanted.items():
         assert (delta(result[name]) - right).norm() < 1e-5 * right.norm()
+
+
+def test_block_weights_are_refused_where_only_a_text_encoder_would_obey(tmp_path: Path) -> None:
+    """A transformer has no blocks that they know; an adapter of text encoders alone has the block BASE."""
+    transformer = "transformer.transformer_blocks.0.attn.to_q"
+    for name, paths in (("flux", (transformer, TEXT)), ("text", (TEXT,))):
+        modules = {path: random_update((8, 8), 2, 1.0, 0) for path in paths}
+        save_adapter(tmp_path / f"{name}.safetensors", Adapter(modules), "diffusers", dtype=torch.float32, name=name)
+    with pytest.raises(MismatchError, match="no module in a block of a UNet: remove its block weights"):
+        run(in_blocks(tmp_path / "flux.safetensors", "NONE"))
+    (low,) = run(in_blocks(tmp_path / "text.safetensors", "ALL0.5")).values()
+    torch.testing.assert_close(low.delta(), 0.5 * random_update((8, 8), 2, 1.0, 0).delta())
+
+
+def in_blocks(file: Path, blocks: str) -> MergeSpec:
+    inputs, output = [{"path": str(file), "weight": 1.0, "blocks": blocks}], {"path": f"{file}.merged.safetensors"}
+    return MergeSpec.model_validate_json(json.dumps({"method": "merge", "adapters": inputs, "output": output}))
 
 
 @pytest.mark.parametrize(

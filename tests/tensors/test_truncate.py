@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from loractl.errors import JobError
 from loractl.tensors.lowrank import LowRank
-from loractl.tensors.truncate import Size, captured, choose_ranks, decompose, decompose_dense, truncate
+from loractl.tensors.truncate import Size, captured, choose_ranks, decompose, decompose_dense, trimmed, truncate
 from tests.tensors.updates import SHAPES, adapters, delta, patient, random_update, turned, updates
 
 RANKS = st.integers(1, 8)
@@ -92,6 +92,30 @@ def test_a_budget_is_kept_and_spent_where_it_buys_most(adapter: Modules, share: 
     best, price = max(left, default=(0.0, 0))
     assert min(bought) >= best
     assert best < 1e-9 * max(bought) or spent + price > budget
+
+
+def test_a_budget_is_not_spent_on_what_a_cap_forbids() -> None:
+    strong = decompose(random_update((9, 9), 8, 800.0, 0))
+    modules = {"strong": strong, "weak": decompose(random_update((9, 9), 8, 1.0, 1))}
+    assert choose_ranks(modules, Size(rank=2, parameters=8 * strong.cost)) == {"strong": 2, "weak": 2}
+    assert choose_ranks(modules, Size(rank=2, parameters=3 * strong.cost)) == {"strong": 2, "weak": 1}
+    assert choose_ranks(modules, Size(rank=6, parameters=8 * strong.cost)) == {"strong": 6, "weak": 2}
+
+
+@patient
+@given(adapters(), st.sampled_from([Size(rank=2), Size(energy=0.7), Size(rank=3, parameters=90), Size(parameters=90)]))
+def test_what_no_choice_can_keep_need_not_be_held(adapter: Modules, size: Size) -> None:
+    whole = {path: decompose_dense(low.delta()) for path, low in adapter.items()}
+    small = {path: trimmed(each, size) for path, each in whole.items()}
+    ranks = choose_ranks(whole, size)
+    assert choose_ranks(small, size) == ranks
+    assert captured(small, ranks) == captured(whole, ranks)
+    for path, low in truncate(small, ranks).items():
+        assert torch.equal(low.delta(), whole[path].keep(ranks[path]).delta())
+    for each in small.values():
+        rank = len(each.right)
+        assert rank <= (size.rank or rank) and rank * each.cost <= (size.parameters or rank * each.cost)
+        assert sum(factor.untyped_storage().nbytes() for factor in (each.left, each.right)) == 4 * rank * each.cost
 
 
 def test_a_size_that_leaves_nothing_is_refused() -> None:
