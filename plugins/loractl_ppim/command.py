@@ -55,7 +55,7 @@ def ppim(
     overwrite: Annotated[bool | None, Option("--overwrite", help="replace files that ppim did not write")] = None,
 ) -> PpimSpec:
     """Turn a folder of pictures into a training set."""
-    said = "captioner" if captioner or caption_model else "template" if template else None
+    said = ["captioner"] * bool(captioner or caption_model) + ["template"] * bool(template)
     values = {
         "source.path": pictures,
         "output.path": out,
@@ -71,7 +71,7 @@ def ppim(
         "mask.folder": masks,
         "mask.model": mask_model,
         "mask.prompt": mask_prompt,
-        "caption.sources": caption or (["sidecar", said] if said else None),
+        "caption.sources": caption or (["sidecar", *said] if said else None),
         "caption.captioner": captioner,
         "caption.model": caption_model,
         "caption.template": template,
