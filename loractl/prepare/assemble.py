@@ -1,6 +1,6 @@
 """A whole run of ppim: from a folder of files to a training set, its table, its page and its sheets."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -9,12 +9,13 @@ from loractl.data.metadata import NAME as METADATA
 from loractl.errors import InputError
 from loractl.events import Emit, Facts, Note, Progress, Wrote
 from loractl.prepare import table
+from loractl.prepare.captioning import Caption, own_captions
 from loractl.prepare.judging import judged, monotony
 from loractl.prepare.layouts import named, texts
 from loractl.prepare.networks import captioned, masked
 from loractl.prepare.on_ray import on_ray
 from loractl.prepare.page import page
-from loractl.prepare.plan import Plan, Work, survey
+from loractl.prepare.plan import Plan, survey
 from loractl.prepare.process import Done, Task, died, process
 from loractl.prepare.sheet import sheets
 from loractl.prepare.table import Row
@@ -38,11 +39,12 @@ def prepare(plan: Plan, emit: Emit) -> tuple[dict[str, Path], dict[str, float]]:
     with _journal(plan) as record:
         done = {each.row.source: each for each in _carried_out(plan, work.tasks, record, emit)}
         ignored = {row.source: row for row in work.ignored}
-        rows = judged(
-            [ignored.get(name) or done[name].row for name in work.order], plan.near_duplicates, plan.recipe.keep_failing
-        )
+        rows = [ignored.get(name) or done[name].row for name in work.order]
+        pictures = {task.name: task.path for task in work.tasks if done[task.name].row.outputs}
+        own, troubles = own_captions(pictures, work.given, plan.wording)
+        rows = judged(rows, troubles, plan.near_duplicates, plan.recipe.keep_failing)
         _tell(plan, rows, emit)
-        rows = _with_networks(plan, work, rows, record, emit)
+        rows = _with_networks(plan, own, rows, record, emit)
     made = sum(each.fresh for each in done.values())
     numbers: dict[str, float] = {**table.summary(rows), "prepared": made, "unchanged": len(done) - made}
     ready = named(rows, plan.layout)
@@ -112,7 +114,9 @@ def _tell(plan: Plan, rows: Sequence[Row], emit: Emit) -> None:
         emit(Note(text, "warning"))
 
 
-def _with_networks(plan: Plan, work: Work, rows: Sequence[Row], record: Record, emit: Emit) -> list[Row]:
+def _with_networks(
+    plan: Plan, own: Mapping[str, Caption | None], rows: Sequence[Row], record: Record, emit: Emit
+) -> list[Row]:
     """Masks and captions. A dry run has no pictures that a network could see."""
 
     def report(stage: str, done: int, total: int, row: Row) -> None:
@@ -122,8 +126,7 @@ def _with_networks(plan: Plan, work: Work, rows: Sequence[Row], record: Record, 
     if plan.masker is not None and not plan.dry_run:
         rows = masked(rows, plan.masker, plan.recipe.masking, plan.out, partial(report, "masks"))
     captioner = None if plan.dry_run else plan.captioner
-    sources = {task.name: task.path for task in work.tasks}
-    return captioned(rows, sources, work.given, plan.wording, captioner, plan.out, partial(report, "captions"))
+    return captioned(rows, own, plan.wording, captioner, plan.out, partial(report, "captions"))
 
 
 def _publish(plan: Plan, rows: Sequence[Row], ready: Sequence[Row], emit: Emit) -> dict[str, Path]:

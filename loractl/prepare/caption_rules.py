@@ -13,7 +13,12 @@ from loractl.errors import InputError
 
 FIELDS = ("trigger", "class", "name")  # of a template
 
-_CAMERA = re.compile(r"(img|dsc[fn]?|pxl|dji|mvimg|p|screenshot)( ?\d+)*", re.IGNORECASE)
+_STAMP = r"( ?(at |e|wa)?\d+)"  # a counter, a date or a time
+_CAMERA = re.compile(
+    rf"((img|dsc[fn]?|pxl|dji|mvimg|p|screenshot){_STAMP}*|(mg(?= \d{{4}})|gopr|image|signal|whatsapp image){_STAMP}+)"
+    r"( hdr| mp| burst ?\d+| pano| [ap]m| copy| \(\d+\))*",
+    re.IGNORECASE,
+)
 _FIRST = re.compile(r"^((0\d*|\d{5,}) )+")  # counters and seeds, but not the 3 of three dogs
 _LAST = re.compile(r"( ?\(\d+\)| copy|(^| )\d+)+$", re.IGNORECASE)
 
@@ -49,8 +54,8 @@ def one_line(text: str) -> str:
 
 
 def words_of(name: str) -> str:
-    """A file's name as words: dog_in_the-park_03.jpg → dog in the park. A counter is no word, nor what a camera
-    writes: IMG_1234.jpg → nothing.
+    """A file's name as words: dog_in_the-park_03.jpg → dog in the park. A counter is no word, nor what a camera or
+    messenger writes: IMG_1234.jpg → nothing.
     """
     words = one_line(re.sub(r"[\s_.+-]+", " ", PurePosixPath(name).stem))
     if _CAMERA.fullmatch(words):

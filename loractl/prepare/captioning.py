@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from loractl.prepare.caption_rules import Rules, fill_template, one_line, words_of
+from loractl.prepare.original import Given
 from loractl.prepare.reading import Unreadable
 
 Source = Literal["sidecar", "captioner", "template", "filename"]
@@ -41,6 +42,26 @@ def own_caption(picture: Path, wording: Wording) -> Caption | None:
         if text := _SOURCES[source](picture, wording):
             return Caption(text, source)
     return Caption("", "nothing")
+
+
+def own_captions(
+    pictures: Mapping[str, Path], given: Mapping[str, Given], wording: Wording
+) -> tuple[dict[str, Caption | None], dict[str, str]]:
+    """What each picture has of its own, and what is wrong with the caption files that can't be used, by name; `given`
+    has the captions of the original layout.
+    """
+    found: dict[str, Caption | None] = {}
+    troubles: dict[str, str] = {}
+    for name, picture in pictures.items():
+        try:
+            found[name] = _given(given.get(name, Given()), wording) or own_caption(picture, wording)
+        except Unreadable as error:
+            found[name], troubles[name] = Caption("", "nothing"), str(error)
+    return found, troubles
+
+
+def _given(given: Given, wording: Wording) -> Caption | None:
+    return Caption(given.caption, "sidecar") if given.caption and "sidecar" in wording.sources else None
 
 
 def ruled(caption: Caption, wording: Wording) -> Caption:

@@ -73,6 +73,14 @@ def crops(photo: Photo, cutting: Cutting, mask: Image.Image | None, seed: int, s
     return [Crop(box, original, _fitted(original, shape, cutting)) for box, original in found]
 
 
+def unfound(photo: Photo, cutting: Cutting, mask: Image.Image | None) -> tuple[str, ...]:
+    """A note where the subject was looked for in what the picture does not have."""
+    lacks_mask = cutting.subject_is("mask") and mask is None
+    lacks_alpha = cutting.subject_is("alpha") and photo.alpha is None
+    what = "mask" if lacks_mask else "transparency" if lacks_alpha else ""
+    return (f"no {what} to find the subject by: cut at the center",) if what else ()
+
+
 def to_original(box: Box, photo: Photo) -> Box:
     """A box of the decoded picture in pixels of the original."""
     across, down = (side / decoded for side, decoded in zip(photo.size, photo.image.size, strict=True))

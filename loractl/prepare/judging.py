@@ -1,20 +1,23 @@
-"""What can be said of a picture only beside the others: near-duplicates, and whether the backgrounds vary."""
+"""What is said of a picture once all are there: broken caption files, near-duplicates, whether the backgrounds vary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from loractl.prepare.duplicates import groups, twins, variety
 from loractl.prepare.table import Row
 
 FEWEST = 3  # pictures whose variety is judged
+TROUBLE = "caption: "  # how a verdict begins that is about a caption
 
 
-def judged(rows: Sequence[Row], compare: bool, keep_failing: bool) -> list[Row]:
+def judged(rows: Sequence[Row], troubles: Mapping[str, str], compare: bool, keep_failing: bool) -> list[Row]:
     """The rows, each near-duplicate with the picture that it is one of: the largest of its group, then the first. Those
     that are not to be kept are skipped; their files stay in the stage, in case the other one goes.
+
+    troubles: what is wrong with a picture's caption file, by source.
     """
-    fresh = [_unjudged(row) for row in rows]
-    found = [number for number, row in enumerate(fresh) if row.outputs and compare]
+    fresh = [_told(_unjudged(row), troubles.get(row.source, ""), keep_failing) for row in rows]
+    found = [number for number, row in enumerate(fresh) if row.outputs and row.status == "kept" and compare]
     for group in _alike([str(fresh[number].scores["look"]) for number in found]):
         members = [found[index] for index in group]
         best = max(members, key=lambda number: (fresh[number].size[0] * fresh[number].size[1], -number))
@@ -25,13 +28,21 @@ def judged(rows: Sequence[Row], compare: bool, keep_failing: bool) -> list[Row]:
 
 
 def _unjudged(row: Row) -> Row:
-    """The row as it was before it was compared with others, which may have been in an earlier run."""
-    return replace(row, status="kept", reason="", twin="") if row.outputs else row
+    """The row as `process` made it: what was said of its caption or of others may have been in an earlier run."""
+    verdict = tuple(reason for reason in row.verdict if not reason.startswith(TROUBLE))
+    return replace(row, status="kept", reason="", twin="", verdict=verdict) if row.outputs else row
+
+
+def _told(row: Row, trouble: str, keep_failing: bool) -> Row:
+    return _failing(replace(row, verdict=(*row.verdict, f"{TROUBLE}{trouble}")), keep_failing) if trouble else row
 
 
 def _twin(row: Row, other: str, keep_failing: bool) -> Row:
-    twin = replace(row, twin=other)
-    return twin if keep_failing else replace(twin, status="skipped", reason="it fails a check")
+    return _failing(replace(row, twin=other), keep_failing)
+
+
+def _failing(row: Row, keep_failing: bool) -> Row:
+    return row if keep_failing else replace(row, status="skipped", reason="it fails a check")
 
 
 def _alike(looks: Sequence[str]) -> list[tuple[int, ...]]:

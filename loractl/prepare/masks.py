@@ -41,7 +41,7 @@ def from_file(path: Path, photo: Photo, *, max_pixels: int) -> Image.Image:
     try:
         mask = read_photo(path, max_pixels=max_pixels, background=(0, 0, 0))
     except Unreadable as error:
-        raise Unreadable(f"its mask {path.name} can't be read: {error}") from None
+        raise type(error)(f"its mask {path.name} can't be read: {error}") from None
     if mask.size != photo.size:
         sizes = (f"{width} × {height}" for width, height in (mask.size, photo.size))
         raise Unreadable("its mask {} has {} pixels and the picture {}: make them equal".format(path.name, *sizes))

@@ -9,17 +9,13 @@ from typing import Any
 from PIL import Image
 
 from loractl.prepare.batches import Batches
-from loractl.prepare.captioning import Caption, Wording, own_caption, ruled
-from loractl.prepare.original import Given
+from loractl.prepare.captioning import Caption, Wording, ruled
 from loractl.prepare.process import Masking
-from loractl.prepare.reading import Unreadable
 from loractl.prepare.table import Output, Row
 from loractl.prepare.write import STAGE, digest, encode, write_whole
 
 Answers = Callable[[Sequence[Image.Image]], Sequence[Any]]
 Report = Callable[[int, int, Row], None]  # pictures done, of how many, and the row that has grown
-
-TROUBLE = "caption: "  # how a verdict begins that is about a caption
 
 
 @dataclass(frozen=True)
@@ -62,43 +58,21 @@ def masked(rows: Sequence[Row], network: Network, masking: Masking, root: Path, 
 
 def captioned(
     rows: Sequence[Row],
-    sources: Mapping[str, Path],
-    given: Mapping[str, Given],
+    own: Mapping[str, Caption | None],
     wording: Wording,
     network: Network | None,
     root: Path,
     report: Report,
 ) -> list[Row]:
-    """The rows with a caption for every picture that is kept; a captioner is asked where no source before it has one.
-
-    sources: where each row's file is, for what lies beside it; `given` are captions of the original layout.
+    """The rows with a caption for every picture that is kept: the `own` of its source, or the captioner's where that is
+    None.
     """
-    own = [_own(row, sources, given, wording) for row in rows]
-    rows = [row for row, _ in own]
-    asked = {number for number, (_, caption) in enumerate(own) if caption is None}
+    asked = [number for number, row in enumerate(rows) if row.status == "kept" and own[row.source] is None]
     if network is not None:
         lacking = _lacking(rows, lambda output: output.described_key != network.key(output.sha256), asked)
         rows = _answered(rows, lacking, network, root, _describing(network), report)
     origin = f"captioner {network.name}" if network else ""
-    return [_worded(row, caption, origin, wording) for row, (_, caption) in zip(rows, own, strict=True)]
-
-
-def _own(
-    row: Row, sources: Mapping[str, Path], given: Mapping[str, Given], wording: Wording
-) -> tuple[Row, Caption | None]:
-    """What a source before the captioner has; None where it is to be asked. A broken caption file is one more thing
-    against a picture.
-    """
-    if row.status != "kept":
-        return row, Caption("", "nothing")
-    row = replace(row, verdict=tuple(reason for reason in row.verdict if not reason.startswith(TROUBLE)))
-    layout = given.get(row.source)
-    if layout is not None and layout.caption and "sidecar" in wording.sources:
-        return row, Caption(layout.caption, "sidecar")
-    try:
-        return row, own_caption(sources[row.source], wording)
-    except Unreadable as error:
-        return replace(row, verdict=(*row.verdict, f"{TROUBLE}{error}")), Caption("", "nothing")
+    return [_worded(row, own.get(row.source), origin, wording) for row in rows]
 
 
 def _describing(network: Network) -> Callable[[Output, str], Output]:
@@ -119,7 +93,7 @@ def _worded(row: Row, caption: Caption | None, origin: str, wording: Wording) ->
 
 def _lacking(rows: Sequence[Row], lacks: Callable[[Output], bool], asked: Iterable[int] | None = None) -> list[_Place]:
     """The pictures that are kept and lack an answer."""
-    numbers = range(len(rows)) if asked is None else sorted(asked)
+    numbers = range(len(rows)) if asked is None else asked
     return [
         _Place(number, place)
         for number in numbers

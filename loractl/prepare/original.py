@@ -27,14 +27,18 @@ def masks_of(members: Sequence[Member]) -> dict[str, Path]:
 
 
 def read_original(root: Path, members: Sequence[Member]) -> dict[str, Given]:
-    """What there is for each picture, by its name; nothing where the folder has another layout."""
+    """What there is for each picture, by its name; nothing where the folder has another layout.
+
+    As many lines as pictures are in the pictures' order. Where there are more or fewer, as after a picture was removed,
+    a picture's line is that of its number.
+    """
     numbers = _numbers(members)
     if not numbers:
         return {}
-    masks, captions = masks_of(members), _captions(root / CAPTIONS)
+    masks, captions = masks_of(members), dict(enumerate(_captions(root / CAPTIONS)))
     ordered = sorted(numbers, key=lambda name: int(numbers[name]))
-    padded = [*captions, *[""] * len(ordered)]
-    return {name: Given(caption, masks.get(name)) for name, caption in zip(ordered, padded, strict=False)}
+    places = range(len(ordered)) if len(captions) == len(ordered) else [int(numbers[name]) for name in ordered]
+    return {name: Given(captions.get(at, ""), masks.get(name)) for name, at in zip(ordered, places, strict=True)}
 
 
 def _numbers(members: Sequence[Member]) -> dict[str, str]:

@@ -17,10 +17,10 @@ from loractl.errors import LoractlError
 from loractl.prepare import masks
 from loractl.prepare.augment import Augmentation, Flip, Jitter, Rotation
 from loractl.prepare.checks import Limits, verdicts
-from loractl.prepare.cutting import Crop, Cutting, crops
+from loractl.prepare.cutting import Crop, Cutting, crops, unfound
 from loractl.prepare.kinds import formats
 from loractl.prepare.measures import SIDE, measure
-from loractl.prepare.reading import Color, Photo, Unreadable, read_photo
+from loractl.prepare.reading import Color, Passing, Photo, Unreadable, read_photo
 from loractl.prepare.resizing import Light, resize
 from loractl.prepare.saliency import saliency
 from loractl.prepare.seeds import between, seed_for
@@ -102,6 +102,8 @@ def process(task: Task, recipe: Recipe, out: Path, write: bool = True) -> Done:
         if task.known is not None and is_current(task.known, row.key, out):
             return Done(task.known, fresh=False)
         return Done(Bench(recipe, row, out, write).prepared(task))
+    except Passing as error:
+        return Done(replace(row, reason=str(error), key=""))
     except Unreadable as error:
         return Done(replace(row, reason=str(error)))
     except LoractlError:
@@ -146,9 +148,9 @@ class Bench:
         target = max(SIDE, recipe.cutting.target)
         photo = read_photo(task.path, max_pixels=recipe.max_pixels, target=target, background=recipe.background)
         found = measure(photo)
-        row = replace(self.row, status="kept", size=photo.size, notes=photo.notes, scores=asdict(found))
         verdict, mask = verdicts(found, recipe.limits), self._mask(photo, task.mask)
-        cut = crops(photo, recipe.cutting, mask, recipe.seed, row.sha256)
+        cut = crops(photo, recipe.cutting, mask, recipe.seed, self.row.sha256)
+        notes = (*photo.notes, *unfound(photo, recipe.cutting, mask))
         if not cut:
             self.troubles.append("no crop: each would cut a face, or the picture is smaller than any bucket")
         verdict = (*verdict, *self.troubles)
@@ -157,10 +159,13 @@ class Bench:
         thumbnail = self._save(f"{self.stem}.jpg", self._thumbnail(photo.image))
         status: Literal["kept", "skipped"] = "kept" if is_kept else "skipped"
         reason = "" if is_kept else "it fails a check"
-        return replace(row, status=status, reason=reason, verdict=verdict, outputs=outputs, thumbnail=thumbnail)
+        row = replace(self.row, status=status, reason=reason, size=photo.size, notes=notes, scores=asdict(found))
+        return replace(row, verdict=verdict, outputs=outputs, thumbnail=thumbnail)
 
     def _mask(self, photo: Photo, file: Path | None) -> Image.Image | None:
-        """As large as the photo was decoded; one that can't be used is a trouble of the picture's."""
+        """As large as the photo was decoded; one that can't be used is a trouble of the picture's, and the row has no
+        key where the next run may be able to.
+        """
         source = self.recipe.masking.source
         if source == "alpha":
             return photo.alpha
@@ -170,6 +175,7 @@ class Bench:
             return masks.from_file(file, photo, max_pixels=self.recipe.max_pixels) if file else None
         except Unreadable as error:
             self.troubles.append(f"mask: {error}")
+            self.row = replace(self.row, key="") if isinstance(error, Passing) else self.row
             return None
 
     def _outputs(self, photo: Photo, mask: Image.Image | None, cut: Sequence[Crop]) -> Iterator[Output]:

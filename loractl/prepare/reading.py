@@ -4,6 +4,7 @@ Every file ends as a `Photo` or as `Unreadable`, whose text is the reason. The b
 before anything is decoded. JPEGs are decoded at a half, a quarter or an eighth where that is large enough.
 """
 
+import errno
 import os
 import re
 import warnings
@@ -25,6 +26,8 @@ _ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 are quarter turns
 _BITS_PER_SAMPLE = 0x0102  # the TIFF tag
 _ANIMATED = {"GIF", "PNG", "WEBP", "AVIF"}  # a TIFF would have to be read to its end to know
 
+_OF_THE_FILE = {None, errno.EINVAL, errno.EOVERFLOW}  # a decoder's own errors, and of seeks to where nothing is
+
 _SYSTEM = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 _SIDECARS = {".txt", ".caption", ".json", ".jsonl", ".csv", ".tsv", ".xmp", ".aae", ".npz", ".npy", ".safetensors"}
 _SIDECARS |= {".toml", ".yaml", ".yml", ".md", ".parquet", ".log", ".py"}
@@ -32,6 +35,10 @@ _SIDECARS |= {".toml", ".yaml", ".yml", ".md", ".parquet", ".log", ".py"}
 
 class Unreadable(Exception):  # noqa: N818  # a finding, as often as a failure
     """A file that is no photograph, or a broken one; the text is the reason, one line."""
+
+
+class Passing(Unreadable):
+    """One that the machine failed at, as when memory runs out; another time it may be read."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,10 @@ def read_photo(path: Path, *, max_pixels: int, target: int | None = None, backgr
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise Unreadable(_too_large(max_pixels)) from None
     except MemoryError:
-        raise Unreadable("it does not fit into the memory: make it smaller") from None
+        raise Passing("it does not fit into the memory: make it smaller") from None
     except Exception as error:  # a decoder may raise anything over a broken file
+        if _may_pass(error):
+            raise Passing(f"it can't be read: {_one_line(error)}") from None
         raise Unreadable(f"it is broken: {_one_line(error)}") from None
 
 
@@ -109,6 +118,11 @@ def _too_large(max_pixels: int) -> str:
     return f"it has more than {max_pixels / 1e6:g} megapixels: make it smaller, or raise read.max_megapixels"
 
 
+def _may_pass(error: Exception) -> bool:
+    """Whether the machine failed, and not the file."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in _OF_THE_FILE)
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
@@ -133,7 +147,9 @@ def _upright(file: Image.Image) -> tuple[Image.Image, bool, Notes]:
     try:
         orientation = file.getexif().get(_ORIENTATION, 1)
         return ImageOps.exif_transpose(file), orientation in {5, 6, 7, 8}, ()
-    except Exception:  # as of a decoder
+    except Exception as error:  # as of a decoder
+        if _may_pass(error):
+            raise
         return file, False, ("broken EXIF ignored",)
 
 

@@ -20,7 +20,7 @@ OF_ALL = ("kind", "color", "accent", "background")  # attributes of every kind o
 
 def load_transformers(settings: CaptionerSettings) -> Write:
     if settings.source is None:
-        raise JobError('the captioner "transformers" needs a model: name its hub id or its folder as the source')
+        raise JobError('the captioner "transformers" needs a model: set caption.model to its hub id or its folder')
     checkpoint = Checkpoint(settings.source, settings.revision, settings.device, settings.precision)
     return load_image_to_text(checkpoint, prompt=settings.prompt, max_tokens=settings.max_tokens)
 

@@ -60,6 +60,7 @@ def ppim(
     if out and out_:
         raise JobError("OUT and --out are both given: leave one of them out")
     said = "captioner" if captioner or caption_model else "template" if template else None
+    said = ["captioner"] * bool(captioner or caption_model) + ["template"] * bool(template)
     values = {
         "source.path": pictures,
         "output.path": out or out_,
@@ -75,7 +76,7 @@ def ppim(
         "mask.folder": masks,
         "mask.model": mask_model,
         "mask.prompt": mask_prompt,
-        "caption.sources": caption or (["sidecar", said] if said else None),
+        "caption.sources": caption or (["sidecar", *said] if said else None),
         "caption.captioner": captioner,
         "caption.model": caption_model,
         "caption.template": template,

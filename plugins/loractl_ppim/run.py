@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from functools import partial
 
 from loractl.captioner import CaptionerSettings
-from loractl.events import Emit
+from loractl.events import Emit, Note
 from loractl.method import Outcome
 from loractl.plugins import load_plugins
 from loractl.prepare.assemble import prepare
@@ -19,14 +19,26 @@ from loractl.prepare.process import Copies, Masking, Recipe
 from loractl.prepare.workers import cores
 from loractl.prepare.write import SUFFIXES
 from loractl.train.lock import lock
-from loractl_ppim.spec import PpimSpec
+from loractl_ppim.spec import AugmentSection, PpimSpec
 
 
 def run(spec: PpimSpec, emit: Emit) -> Outcome:
     plan = plan_of(spec)
+    if text := too_few(spec.augment):
+        emit(Note(text, "warning"))
     with nullcontext() if plan.dry_run else lock(plan.out):
         files, numbers = prepare(plan, emit)
     return Outcome(files, numbers)
+
+
+def too_few(augment: AugmentSection) -> str | None:
+    """A warning where fewer copies than asked for can differ."""
+    if augment.possible == augment.copies:
+        return None
+    said = (
+        f"augment.copies = {augment.copies} makes {augment.possible} of each picture, since flip alone makes no other"
+    )
+    return f"{said}: set augment.rotate or augment.jitter too"
 
 
 def plan_of(spec: PpimSpec) -> Plan:

@@ -1,14 +1,38 @@
 """What a job that prepares pictures may say."""
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from loractl.specs import InputPath, Positive, Section, Spec, Weight
+from loractl.errors import InputError
+from loractl.specs import InputPath, Positive, Section, Spec, Weight, refusal
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Channel = Annotated[int, Field(ge=0, le=255)]
 Color = tuple[Channel, Channel, Channel]
+
+STEP = 64  # of buckets
+NETWORKS = ("transformers", "rembg")  # sources of masks
+
+# Which sources use a key of the mask and of the caption section.
+MASKERS = {"model": NETWORKS, **dict.fromkeys(("revision", "prompt", "threshold"), ("transformers",))}
+WRITERS = {
+    "template": ("template",),
+    **dict.fromkeys(("captioner", "model", "revision", "prompt", "max_tokens"), ("captioner",)),
+}
+
+
+def unused(section: Section, users: Mapping[str, Sequence[str]], sources: Sequence[str], ask: str) -> dict[str, str]:
+    """The keys whose users are not among the sources. One that is at its default was not asked for: a resolved job has
+    them all.
+    """
+    problems = {}
+    for key, each in users.items():
+        if getattr(section, key) != type(section).model_fields[key].default and not {*each} & {*sources}:
+            problems[key] = f"nothing uses it: {ask} {' or '.join(map(json.dumps, each))}, or leave it out"
+    return problems
 
 
 class PicturesSection(Section):
@@ -55,6 +79,15 @@ class CropSection(Section):
     trim: bool = Field(False, description="cut letterbox bars and plain borders away first")
     keep_faces: bool = Field(False, description="no crop cuts a face; needs the extra faces")
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.buckets and self.size < STEP:
+            raise refusal({"size": f"buckets go in steps of {STEP} pixels: set at least {STEP}, or leave buckets out"})
+        return self
+
+    def looks_for(self, what: str) -> bool:
+        return self.how == "subject" and self.subject == what
+
 
 class ResizeSection(Section):
     light: Literal["gamma", "linear"] = Field(
@@ -65,10 +98,23 @@ class ResizeSection(Section):
 class AugmentSection(Section):
     """Copies that are written beside each picture; [data] of a training job varies pictures without any."""
 
-    copies: int = Field(0, ge=0, description="changed copies that are written of each picture")
+    copies: int = Field(
+        0, ge=0, description="changed copies that are written of each picture, no two alike: flip alone makes one"
+    )
     flip: bool = Field(True, description="mirror about half of the copies")
     rotate: float = Field(0.0, ge=0, le=45, description="turn them by up to this many degrees")
     jitter: Share = Field(0.0, description="change brightness, contrast and saturation by up to this share")
+
+    @model_validator(mode="after")
+    def _can_change(self) -> Self:
+        if self.copies and not (self.flip or self.rotate or self.jitter):
+            raise refusal({"copies": "nothing would change them: set flip, rotate or jitter too, or leave copies out"})
+        return self
+
+    @property
+    def possible(self) -> int:
+        """How many of the copies can differ."""
+        return self.copies if self.rotate or self.jitter else min(self.copies, 1)
 
 
 class MaskSection(Section):
@@ -90,6 +136,8 @@ class MaskSection(Section):
     def _is_whole(self) -> Self:
         if self.source == "transformers" and self.model is None:
             raise ValueError('source = "transformers" needs a model')
+        if problems := unused(self, MASKERS, (self.source,), "set mask.source to"):
+            raise refusal(problems)
         return self
 
 
@@ -119,7 +167,28 @@ class CaptionSection(Section):
     def _is_whole(self) -> Self:
         if self.where == "class" and not self.class_word:
             raise ValueError('where = "class" needs a class_word')
+        if problems := {**unused(self, WRITERS, self.sources, "add to caption.sources"), **self._incomplete()}:
+            raise refusal(problems)
         return self
+
+    def _incomplete(self) -> dict[str, str]:
+        problems: dict[str, str] = {}
+        if "captioner" in self.sources and self.captioner == "transformers" and self.model is None:
+            problems["sources"] = 'the captioner "transformers" needs caption.model: set it to a hub id or a folder'
+        if "template" in self.sources and (problem := template_problem(self.template)):
+            problems["template"] = problem
+        return problems
+
+
+def template_problem(template: str) -> str | None:
+    """What the captions' own rules have against it."""
+    from loractl.prepare.caption_rules import fill_template
+
+    try:
+        fill_template(template)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 class WriteSection(Section):
@@ -150,12 +219,22 @@ class RunSection(Section):
     workers: int | None = Field(
         None, ge=0, description="processes that decode; by default one a core; 0: none, all in the program's own"
     )
-    memory_mb: Positive | None = Field(None, description="of each worker; a picture that takes more fails alone")
+    memory_mb: Positive | None = Field(
+        None, description="of each worker process; a picture that takes more fails alone; not with Ray"
+    )
     executor: Literal["processes", "ray"] = Field("processes", description="on this machine, or on a cluster of Ray")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="for models that mask and caption")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="of these models")
     batch_size: Positive = Field(8, description="pictures that such a model sees at once; halved where memory is short")
     dry_run: bool = Field(False, description="say what would become of every file, and write nothing")
+
+    @model_validator(mode="after")
+    def _bounds_a_worker(self) -> Self:
+        if self.memory_mb is None or (self.executor == "processes" and self.workers != 0):
+            return self
+        whose = 'Ray\'s workers are not held to it: leave it out, or set run.executor = "processes"'
+        nobody = "without workers there is nothing to hold to it: leave it out, or set run.workers to 1 or more"
+        raise refusal({"memory_mb": whose if self.executor == "ray" else nobody})
 
 
 class PpimSpec(Spec):
@@ -176,6 +255,19 @@ class PpimSpec(Spec):
         source, out = self.source.path.resolve(), self.destination().resolve()
         if source.is_relative_to(out) or out.is_relative_to(source):
             raise ValueError(f"the output {out} and the source {source} lie in one another: choose another output.path")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_are_there(self) -> Self:
+        """A network masks what was cut out, so it can't say what to cut."""
+        source, folder = self.mask.source, self.mask.folder
+        is_looked_for = self.crop.looks_for("mask")
+        if is_looked_for and source in NETWORKS and folder is None:
+            problem = f"masks by {source} are made after the crop: set mask.folder too, or another crop.subject"
+            raise refusal({"crop.subject": problem})
+        if folder is not None and source != "given" and not (is_looked_for and source in NETWORKS):
+            problem = f'nothing uses it with mask.source = "{source}": leave one of both out'
+            raise refusal({"mask.folder": problem})
         return self
 
     @property

@@ -81,6 +81,44 @@ def test_when_a_picture_goes_its_near_duplicate_takes_its_place(photos: Path, tm
     assert [entry["source"] for entry in then.metadata()] == ["b.png", "in/c.png", "z.png"]
 
 
+LATIN = "a café".encode("latin-1")
+
+
+def test_a_broken_caption_file_stops_every_run_until_it_is_mended(photos: Path, tmp_path: Path) -> None:
+    caption = photos / "a.txt"
+    for text in (LATIN, LATIN, b"a dog", LATIN):
+        caption.write_bytes(text)
+        if text == LATIN:
+            with pytest.raises(InputError, match=r"\na\.png: caption: its caption file a\.txt is not UTF-8"):
+                run_folder(photos, tmp_path / "out", on_fail="error")
+        else:
+            run = run_folder(photos, tmp_path / "out", on_fail="error")
+            assert not run.warnings() and run.metadata()[0]["text"] == "a dog"
+
+
+@pytest.mark.parametrize(
+    ("on_fail", "kept"), [("report", ["a.png", "b.png", "in/c.png"]), ("skip", ["b.png", "in/c.png"])]
+)
+def test_a_broken_caption_file_is_told_like_what_else_fails(
+    photos: Path, tmp_path: Path, on_fail: str, kept: list[str]
+) -> None:
+    for _ in range(2):
+        (photos / "a.txt").write_bytes(LATIN)
+        run = run_folder(photos, tmp_path / "out", on_fail=on_fail)
+        assert len(run.warnings()) == 1 and run.warnings()[0].startswith("a.png: caption: its caption file a.txt")
+        assert [entry["source"] for entry in run.metadata()] == kept
+    (photos / "a.txt").write_text("a dog")
+    again = run_folder(photos, tmp_path / "out", on_fail=on_fail)
+    assert not again.warnings() and again.metadata()[0]["text"] == "a dog" and not again.rows()["a.png"].failing
+
+
+def test_a_near_duplicate_stands_in_for_a_picture_whose_caption_file_is_broken(photos: Path, tmp_path: Path) -> None:
+    shutil.copy(photos / "a.png", photos / "z.png")
+    (photos / "a.txt").write_bytes(LATIN)
+    run = run_folder(photos, tmp_path / "out", on_fail="skip")
+    assert [entry["source"] for entry in run.metadata()] == ["b.png", "in/c.png", "z.png"]
+
+
 def test_two_runs_at_once_are_kept_out_of_one_folder(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with lock(out), pytest.raises(InputError, match="in use by another run"):

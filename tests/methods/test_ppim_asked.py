@@ -8,13 +8,14 @@ import pytest
 from loractl_ppim import start
 from loractl_ppim.command import ppim
 from loractl_ppim.run import plan_of
-from loractl_ppim.spec import PpimSpec
+from loractl_ppim.spec import STEP, PpimSpec
 from PIL import Image
 
 from loractl.cli import execute
+from loractl.data import buckets
 from loractl.errors import InputError, JobError
 from loractl.events import Event, Facts
-from loractl.job import read_job
+from loractl.job import dump_job, read_job
 from loractl.plugins import Plugins, load_plugins
 from loractl.prepare.captioning import Wording
 from loractl.prepare.layouts import Layout
@@ -101,6 +102,81 @@ def test_what_a_job_gets_wrong_is_told_before_anything_is_read(photos: Path) -> 
         ({"mask": "transformers"}, 'source = "transformers" needs a model'),
         ({"layout": "original", "format": "png"}, "leave format out"),
         ({"crop": "centre"}, 'did you mean "center"'),
+        (
+            {"caption": ["sidecar"], "template": "a {class}"},
+            '--template: nothing uses it: add to caption.sources "temp',
+        ),
+        ({"mask_prompt": "a dog"}, '--mask-prompt: nothing uses it: set mask.source to "transformers", or leave it'),
     ):
         with pytest.raises(JobError, match=why):
-            ppim(photos, **options)  # type: ignore[arg-type]
+            ppim(photos, **options)
+
+
+MASKED = 'crop.how = "subject"\ncrop.subject = "mask"\nmask.source = "rembg"'
+REFUSED = {  # what a job says, and the sentence that it is refused with, of the line that it is in
+    'caption.sources = ["captioner"]': '4: caption.sources: the captioner "transformers" needs caption.model: set it',
+    'caption.sources = ["template"]\ncaption.template = "a {clas}"': (
+        "5: caption.template: the caption template 'a {clas}' has another field than {trigger}, {class}, {name}"
+    ),
+    'caption.sources = ["template"]\ncaption.template = "a {class"': (
+        "5: caption.template: the caption template 'a {class' is broken"
+    ),
+    "crop.buckets = true\ncrop.size = 63": "5: crop.size: buckets go in steps of 64 pixels: set at least 64",
+    MASKED: "5: crop.subject: masks by rembg are made after the crop: set mask.folder too, or another crop.subject",
+    'mask.source = "alpha"\nmask.folder = "m"': '5: mask.folder: nothing uses it with mask.source = "alpha"',
+    'mask.source = "rembg"\nmask.folder = "m"': '5: mask.folder: nothing uses it with mask.source = "rembg"',
+    'mask.model = "u2net"': '4: mask.model: nothing uses it: set mask.source to "transformers" or "rembg"',
+    'caption.model = "blip"': '4: caption.model: nothing uses it: add to caption.sources "captioner"',
+    'caption.captioner = "lab"': '4: caption.captioner: nothing uses it: add to caption.sources "captioner"',
+    'caption.prompt = "what"': '4: caption.prompt: nothing uses it: add to caption.sources "captioner"',
+    'caption.template = "a {class}"': '4: caption.template: nothing uses it: add to caption.sources "template"',
+    "augment.copies = 1\naugment.flip = false": "4: augment.copies: nothing would change them",
+    'run.executor = "ray"\nrun.memory_mb = 100': "5: run.memory_mb: Ray's workers are not held to it",
+    "run.workers = 0\nrun.memory_mb = 100": "5: run.memory_mb: without workers there is nothing to hold to it",
+}
+
+
+def job_of(folder: Path, text: str) -> Path:
+    for name in ("photos", "m"):
+        (folder / name).mkdir()
+    job = folder / "job.toml"
+    job.write_text(f'method = "ppim"\nsource.path = "photos"\noutput.path = "out"\n{text}\n')
+    return job
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_can_have_no_effect_or_be_done_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(JobError) as caught:
+        read_job(job_of(tmp_path, text), METHODS)
+    assert (
+        caught.value.problems[0].startswith(f"{tmp_path / 'job.toml'}:{REFUSED[text]}")
+        and len(caught.value.problems) == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        f'{MASKED}\nmask.folder = "m"',
+        'mask.source = "transformers"\nmask.model = "clipseg"\nmask.prompt = "a dog"\nmask.threshold = 0.4',
+        'caption.sources = ["captioner", "template"]\ncaption.model = "blip"\ncaption.template = "a {class}"',
+        'caption.sources = ["captioner"]\ncaption.captioner = "lab"\nrun.memory_mb = 100',
+        "augment.copies = 2\naugment.flip = false\naugment.jitter = 0.1\ncrop.buckets = true\ncrop.size = 64",
+    ],
+)
+def test_a_job_with_every_default_filled_in_is_as_good(tmp_path: Path, text: str) -> None:
+    spec = read_job(job_of(tmp_path, text), METHODS)
+    (tmp_path / "resolved.toml").write_text(dump_job(spec))
+    assert read_job(tmp_path / "resolved.toml", METHODS) == spec
+
+
+def test_every_source_that_is_named_on_the_command_line_is_asked(photos: Path) -> None:
+    both = ppim(photos, caption_model="blip", template="a {class}")
+    assert both.caption.sources == ("sidecar", "captioner", "template")
+    assert ppim(photos, template="a {class}").caption.sources == ("sidecar", "template")
+    assert ppim(photos).caption.sources == ("sidecar", "filename")
+
+
+def test_buckets_go_in_the_steps_that_the_job_says() -> None:
+    assert STEP == buckets.STEP

@@ -52,12 +52,28 @@ def test_a_segmentation_model_makes_masks(tmp_path: Path) -> None:
 
 
 def test_the_labs_reader_says_what_its_drawings_show(tmp_path: Path) -> None:
-    settings = ('caption.sources=["captioner"]', "caption.captioner=lab", "caption.where=front", "crop.size=64")
+    settings = (
+        'caption.sources=["captioner","template"]',
+        "caption.captioner=lab",
+        "caption.where=front",
+        "crop.size=64",
+    )
     run = run_example(tmp_path / "out", *settings, "crop.how=center", "crop.trim=false", "mask.source=given")
     said = {entry["source"]: entry["text"] for entry in run.metadata()}
     for name, place in (("IMG_0001.JPG", "beach"), ("in_the-grass.jpg", "grass"), ("snow.png", "snow")):
         assert said[name].startswith("sks, ") and "critter" in said[name] and place in said[name]
     assert {entry["caption_origin"] for entry in run.metadata()} == {"captioner lab"}
+
+
+def test_flips_alone_make_one_copy_and_more_are_warned_of(photos: Path, tmp_path: Path) -> None:
+    run = run_folder(photos, tmp_path / "out", copies=2)
+    assert len(run.metadata()) == 6
+    assert run.warnings() == [
+        "augment.copies = 2 makes 1 of each picture, since flip alone makes no other: set augment.rotate or "
+        "augment.jitter too"
+    ]
+    assert not run_folder(photos, tmp_path / "one", copies=1).warnings()
+    assert not run_folder(photos, tmp_path / "turned", "augment.rotate=5", copies=2).warnings()
 
 
 def test_buckets_keep_the_shape_in_steps_of_64(tmp_path: Path) -> None:

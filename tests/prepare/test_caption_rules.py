@@ -28,16 +28,38 @@ NAMES = {
     "0007-cat.png": "cat",
     "00042-3169482-a dog.png": "a dog",
     "noon": "noon",
-    "IMG_1234.jpg": "",
-    "DSC00012.JPG": "",
-    "20230401_123456.png": "",
+    "image of a dog.jpg": "image of a dog",
+    "p dog.jpg": "p dog",
+    "the MG 4 at noon.jpg": "the MG 4 at noon",
     "03.png": "",
 }
+NO_WORDS = (  # as cameras, phones and messengers write them
+    "IMG_1234.jpg",
+    "IMG_1234 (1).jpg",
+    "IMG_E1234.HEIC",
+    "IMG-20230101-WA0001.jpg",
+    "IMG_20230101_123456_HDR.jpg",
+    "_MG_1234.jpg",
+    "DSC00012.JPG",
+    "GOPR0123.JPG",
+    "PXL_20230101_123456789.MP.jpg",
+    "20230101_123456.jpg",
+    "image0.jpg",
+    "WhatsApp Image 2023-01-01 at 12.00.00.jpeg",
+    "Screenshot 2023-01-01 at 12.00.00.png",
+    "Screenshot 2023-01-01 at 12.00.00\u202fPM.png",
+    "signal-2023-01-01-120000.jpg",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_files_become_words(name: str) -> None:
     assert words_of(name) == NAMES[name]
+
+
+@pytest.mark.parametrize("name", NO_WORDS)
+def test_names_that_machines_give_have_no_words(name: str) -> None:
+    assert words_of(name) == ""
 
 
 def test_templates_are_filled() -> None:

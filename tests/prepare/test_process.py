@@ -1,10 +1,12 @@
 """One file at a time: whatever it holds it ends as a row, the same one in every kind of worker."""
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from loractl.prepare.networks import Network
 from loractl.prepare.on_ray import on_ray
 from loractl.prepare.plan import Plan, Workplace
 from loractl.prepare.process import Done, Masking, Recipe, Task, died, process
-from loractl.prepare.reading import members
+from loractl.prepare.reading import Passing, Photo, members
 from loractl.prepare.table import Row, read_rows
 from loractl.prepare.workers import alone, in_processes
 from tests.datasets.photos import save_photo
@@ -87,6 +89,70 @@ def test_a_picture_with_more_memory_than_there_is_fails_alone(tmp_path: Path) ->
     work = partial(process, recipe=RECIPE, out=tmp_path)
     row = alone(work, Task(tmp_path / "large.png", "large.png"), died, 160).row
     assert row.status == "unreadable" and "memory" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "it does not fit into the memory"),
+        (OSError(errno.EIO, "Input/output error"), "it can't be read: [Errno 5] Input/output error"),
+        (OSError(errno.EMFILE, "Too many open files"), "it can't be read"),
+    ],
+)
+@pytest.mark.parametrize("where", ["PIL.ImageFile.ImageFile.load", "PIL.ImageOps.exif_transpose"])
+def test_what_the_machine_fails_at_is_tried_again(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception, said: str
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    task = Task(photos / "0.png", "0.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(where, fails)
+        row = process(task, RECIPE, tmp_path).row
+    assert row.status == "unreadable" and row.reason.startswith(said) and row.key == ""
+    assert process(replace(task, known=row), RECIPE, tmp_path).row.status == "kept"
+
+
+def test_a_broken_file_is_not_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    row = process(Task(tmp_path / "a.png", "a.png"), RECIPE, tmp_path).row
+    assert row.status == "unreadable" and row.key
+    assert not process(Task(tmp_path / "a.png", "a.png", known=row), RECIPE, tmp_path).fresh
+
+
+def test_a_mask_that_the_machine_failed_at_is_tried_again(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> Photo:
+        raise Passing("it can't be read")
+
+    Image.new("L", (40, 24), 255).save(tmp_path / "mask.png")
+    task = Task(photos / "0.png", "0.png", tmp_path / "mask.png")
+    with monkeypatch.context() as patch:
+        patch.setattr("loractl.prepare.masks.read_photo", fails)
+        row = process(task, RECIPE, tmp_path).row
+    assert row.status == "kept" and row.verdict[0].startswith("mask: its mask mask.png can't be read") and row.key == ""
+    again = process(replace(task, known=row), RECIPE, tmp_path).row
+    assert not again.verdict and again.outputs[0].mask and again.key
+
+
+@pytest.mark.parametrize("subject", ["mask", "alpha"])
+def test_a_subject_that_cant_be_looked_for_is_noted(tmp_path: Path, subject: Literal["mask", "alpha"]) -> None:
+    cover = Image.new("L", (40, 24))
+    cover.paste(255, (0, 0, 10, 24))
+    cover.save(tmp_path / "mask.png")
+    save_photo(tmp_path / "without.png", (40, 24))
+    with Image.open(tmp_path / "without.png") as picture:
+        picture.putalpha(cover)
+        picture.save(tmp_path / "with.png")
+    recipe = replace(RECIPE, cutting=Cutting("subject", 16, subject=subject))
+    found = process(Task(tmp_path / "with.png", "with.png", tmp_path / "mask.png"), recipe, tmp_path).row
+    lacking = process(Task(tmp_path / "without.png", "without.png"), recipe, tmp_path).row
+    assert found.outputs[0].crop == (0, 0, 24, 24) and not found.notes
+    what = {"mask": "mask", "alpha": "transparency"}[subject]
+    assert lacking.notes == (f"no {what} to find the subject by: cut at the center",)
+    assert lacking.outputs[0].crop == (8, 0, 32, 24)
 
 
 # --- the same everywhere ---------------------------------------------------------------------------------------------

@@ -123,6 +123,28 @@ def test_the_original_layout_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert masks_of(found) == {"0.src.jpg": tmp_path / "0.mask.png", "1.src.jpg": tmp_path / "1.mask.png"}
 
 
+@pytest.mark.parametrize(
+    ("numbers", "captions"),
+    [
+        ((0, 1, 2), ("zero", "one", "two")),
+        ((0, 2), ("zero", "two")),
+        ((3, 7, 9), ("zero", "one", "two")),
+        ((2, 10), ("two", "")),
+        ((0, 1, 2, 3), ("zero", "one", "two", "")),
+    ],
+)
+def test_captions_of_the_original_layout_stay_with_their_pictures(
+    tmp_path: Path, numbers: tuple[int, ...], captions: tuple[str, ...]
+) -> None:
+    (tmp_path / "caption.txt").write_text("zero\none\ntwo\n")
+    for number in numbers:
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.src.jpg")
+    given = read_original(tmp_path, members(tmp_path))
+    assert {name: each.caption for name, each in given.items()} == {
+        f"{number}.src.jpg": caption for number, caption in zip(numbers, captions, strict=True)
+    }
+
+
 def test_another_layout_has_nothing_of_the_original(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     (tmp_path / "caption.txt").write_text("not about a\n")
