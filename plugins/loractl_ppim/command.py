@@ -59,7 +59,6 @@ def ppim(
     """Turn a folder of pictures into a training set."""
     if out and out_:
         raise JobError("OUT and --out are both given: leave one of them out")
-    said = "captioner" if captioner or caption_model else "template" if template else None
     said = ["captioner"] * bool(captioner or caption_model) + ["template"] * bool(template)
     values = {
         "source.path": pictures,
