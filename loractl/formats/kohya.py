@@ -75,8 +75,11 @@ def write(adapter: Adapter, dtype: torch.dtype, name: str) -> tuple[dict[str, Te
         raise MismatchError(f"kohya's names depend on the base model, and nothing tells which it is: {_NOT_HERE}")
     tensors: dict[str, Tensor] = in_bundle(adapter.tokens, dtype)
     updates = _with_one_alpha(adapter.modules) if base in ("sd", "sdxl") else adapter.modules
-    for flat, module in _named(updates, base).items():
-        low = fuse(module, {path: updates[path] for path in module.paths if path in updates})
+    written = {
+        flat: fuse(module, {path: updates[path] for path in module.paths if path in updates})
+        for flat, module in _named(updates, base).items()
+    }
+    for flat, low in written.items():
         saved = low.to(dtype)
         tensors[f"{flat}.lora_down.weight"] = saved.down
         tensors[f"{flat}.lora_up.weight"] = saved.up
@@ -84,7 +87,11 @@ def write(adapter: Adapter, dtype: torch.dtype, name: str) -> tuple[dict[str, Te
     for path, magnitude in adapter.magnitudes.items():
         tensors[f"{_flat(path, base)}.dora_scale"] = magnitude.to(dtype)
     tensors |= {key: vector.to(dtype) for key, vector in _vectors(adapter, base)}
-    metadata = {**adapter.metadata, **_description(adapter, name), "sshs_model_hash": hash_of(tensors)}
+    metadata = {
+        **adapter.metadata,
+        **_description(adapter, written.values(), name),
+        "sshs_model_hash": hash_of(tensors),
+    }
     return tensors, metadata
 
 
@@ -205,7 +212,7 @@ def _rescaled(low: LowRank, alpha: float) -> LowRank:
     return replace(low, up=up * (low.alpha / alpha), alpha=alpha)
 
 
-def _description(adapter: Adapter, name: str) -> dict[str, str]:
+def _description(adapter: Adapter, written: Iterable[LowRank], name: str) -> dict[str, str]:
     version = base_version(adapter)
     base = BASES.get(version or "")
     known = {"ss_base_model_version": version} if version else {}
@@ -215,8 +222,8 @@ def _description(adapter: Adapter, name: str) -> dict[str, str]:
         known["modelspec.resolution"] = f"{base.size}x{base.size}"
     return {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": _shared({low.rank for low in adapter.modules.values()}),
-        "ss_network_alpha": _shared({low.alpha for low in adapter.modules.values()}),
+        "ss_network_dim": _shared({low.rank for low in written}),
+        "ss_network_alpha": _shared({low.alpha for low in written}),
         "ss_network_args": "{}",
         "ss_output_name": name,
         "modelspec.sai_model_spec": "1.0.1",
