@@ -35,7 +35,7 @@ def knows(shapes: Mapping[str, tuple[int, ...]]) -> bool:
 def read(source: Source) -> Contents:
     """The modules of a file, whose keys spell out the paths."""
     config = read_config(source.metadata)
-    return gather(source.tensors, _locate, lambda path, rank: configured_alpha(config, path, rank))
+    return gather(source.tensors, locate, lambda path, rank: configured_alpha(config, path, rank))
 
 
 def write(adapter: Adapter, dtype: torch.dtype, _name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -59,7 +59,8 @@ def _by_output(path: str, magnitude: Tensor) -> Tensor:
     return magnitude.transpose(0, 1) if magnitude.ndim > 2 else magnitude.flatten()
 
 
-def _locate(key: str) -> Place | None:
+def locate(key: str) -> Place | None:
+    """The place of a tensor by its key."""
     place = cut(key)
     return Place(Native((canonical(place[0]),)), place[1]) if place and KEY.fullmatch(key) else None
 
