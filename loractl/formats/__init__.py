@@ -69,7 +69,12 @@ WRITERS: Mapping[str, Writer] = {
     "a1111": embeddings,
     "learned_embeds": learned_embeds,
 }
-_CHECKPOINT = re.compile(r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\..+")
+# The tensors of models: in one file, and of one network as diffusers, transformers or its maker call them.
+_CHECKPOINT = re.compile(
+    r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\..+"
+    r"|(?!.*lora)(\w+\.)?((single_)?transformer_blocks|(down|up|double|single|joint|input|output)_blocks"
+    r"|mid_block|middle_block|text_model|encoder|decoder)\..+\.(weight|bias)"
+)
 
 
 def detect(header: Header) -> str:
@@ -97,6 +102,8 @@ class Loaded:
         Differences of biases and norms (`Adapter.vectors`) are refused unless the caller asks for the `whole`.
         """
         contents = self.contents
+        if self.format == "checkpoint":
+            raise FormatError(f"{self.path} is a model, not an adapter: give the file of a LoRA or an embedding")
         for module, found in contents.foreign.items():
             raise FormatError(
                 f"{self.path}: the module {module} is {found.reason}, so its ΔW cannot be known without the base model"

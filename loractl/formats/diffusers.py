@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from loractl.errors import FormatError, MismatchError
-from loractl.formats.modules import Contents, Place, Source, cut, gather, refuse_beyond
+from loractl.formats.modules import Contents, Place, Source, cut, gather, is_part, refuse_beyond
 from loractl.formats.names import canonical, nested
 from loractl.formats.natives import Native
 from loractl.tensors.adapter import Adapter
@@ -29,7 +29,7 @@ _PATTERN = re.compile(r"(\^?)(?:text_model\.)?([\w.]+)")
 
 
 def knows(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return any(KEY.fullmatch(key) and cut(key) for key in shapes)
+    return any(KEY.fullmatch(key) and is_part(key) for key in shapes)
 
 
 def read(source: Source) -> Contents:
