@@ -3,12 +3,12 @@
 A module has `lora_down.weight` (r, in, *k), `lora_up.weight` (out, r, *1) and `alpha` (), without which alpha = rank,
 or the parts of a LyCORIS update; the difference of a bias is `diff_b`, of a norm `w_norm` and `b_norm`. The dots of its
 path are underscores. Stable Diffusion 1 and 2 have diffusers' names, the others their makers'. Learned tokens may be
-bundled: `bundle_emb.<token>.string_to_param.*`, `.clip_l`, `.clip_g`.
+bundled: `bundle_emb.<token>.string_to_param.*`, `.clip_l`, `.clip_g`, `.t5`; some files have them alone.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -48,18 +48,17 @@ _NOT_HERE = "save the adapter in the diffusers format"
 
 
 def knows(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return any(KEY.fullmatch(key) for key in shapes)
+    return any(KEY.fullmatch(key) for key in shapes) or (bool(shapes) and all(map(bundled, shapes)))
 
 
 def read(source: Source) -> Contents:
     """The modules of a file, found by name among its model's paths or else by the words that such names are made of."""
     known = {name: Native((canonical(path),)) for path in source.paths if (name := _flat_known(path))}
-    flux = any("double_blocks" in key or "single_" in key for key in source.tensors)
-    t5 = "text_encoder_2" if flux else "text_encoder_3"
+    t5 = _t5(source.tensors)
     find_any = cache(_find)  # each name is that of several keys
 
     def locate(key: str) -> Place | Token | None:
-        if token := bundled(key):
+        if token := bundled(key, t5):
             return token
         place = cut(key)
         module = (known.get(place[0]) or find_any(place[0], t5)) if place else None
@@ -93,6 +92,15 @@ def write(adapter: Adapter, dtype: torch.dtype, name: str) -> tuple[dict[str, Te
         "sshs_model_hash": hash_of(tensors),
     }
     return tensors, metadata
+
+
+def _t5(keys: Collection[str]) -> str:
+    """The component of T5: Flux's second text encoder, Stable Diffusion 3's third. Tokens alone are of Flux where none
+    is for the second CLIP.
+    """
+    named = any("double_blocks" in key or "single_" in key for key in keys)
+    tokens_alone = all(map(bundled, keys)) and not any(key.endswith(".clip_g") for key in keys)
+    return "text_encoder_2" if named or tokens_alone else "text_encoder_3"
 
 
 def _find(name: str, t5: str) -> Native | None:

@@ -92,6 +92,8 @@ def gather(tensors: Mapping[str, Tensor], locate: Locate, alpha: Alpha = lambda 
         if place is None or (isinstance(place, Place) and _is_models(place, found)):
             contents.unknown.append(key)
         elif isinstance(place, Token):
+            if place.path in contents.tokens:
+                raise FormatError(f"{key} is a second tensor of the token {place.path}: remove one of the two")
             contents.tokens[place.path] = _embeddings(key, tensors[key])
         elif place.part in found[place.module]:
             name = " and ".join(place.module.paths)
