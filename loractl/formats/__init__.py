@@ -70,7 +70,13 @@ WRITERS: Mapping[str, Writer] = {
     "a1111": embeddings,
     "learned_embeds": learned_embeds,
 }
-_CHECKPOINT = re.compile(r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\..+")
+# The tensors of models: in one file, and of one network as diffusers, transformers or its maker call them.
+_CHECKPOINT = re.compile(
+    r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\..+"
+    r"|(?!.*lora)(\w+\.)?((single_)?transformer_blocks|(down|up|double|single|joint|input|output)_blocks"
+    r"|mid_block|middle_block|text_model|encoder|decoder)\..+\.(weight|bias)"
+)
+_PICKLED = {".pt", ".pth", ".bin", ".ckpt"}
 
 
 def detect(header: Header) -> str:
@@ -98,6 +104,8 @@ class Loaded:
         Differences of biases and norms (`Adapter.vectors`) are refused unless the caller asks for the `whole`.
         """
         contents = self.contents
+        if self.format == "checkpoint":
+            raise FormatError(f"{self.path} is a model, not an adapter: give the file of a LoRA or an embedding")
         for module, found in contents.foreign.items():
             raise FormatError(
                 f"{self.path}: the module {module} is {found.reason}, so its ΔW cannot be known without the base model"
@@ -155,12 +163,15 @@ def save_adapter(
     for key, tensor in tensors.items():
         if not is_finite(tensor):
             raise NumericsError(f"{key} is not finite in {dtype}, so {path} was not written: try a wider dtype")
-    if path.suffix != ".pt":
+    if path.suffix.lower() not in _PICKLED:
         write_tensors(path, tensors, metadata, overwrite)
-    elif tensors.keys() == {"emb_params"}:
+    elif path.suffix == ".pt" and tensors.keys() == {"emb_params"}:
         write_embedding(path, tensors["emb_params"], name, overwrite)
     else:
-        raise MismatchError(f"only an a1111 embedding for one text encoder is written as .pt: call {path} otherwise")
+        raise MismatchError(
+            f"{path} is named as a pickle, and only an a1111 embedding for one text encoder is written as one (.pt): "
+            "choose a name that ends in .safetensors"
+        )
 
 
 def inspect(path: Path, paths: Iterable[str] = (), *, allow_pickle: bool = False) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Text encoders are `text_encoders.clip_l.transformer.…`. Some tools leave out t
 import re
 from collections.abc import Mapping
 
-from loractl.formats.modules import Contents, Place, Source, cut, gather
+from loractl.formats.modules import Contents, Place, Source, cut, gather, is_part
 from loractl.formats.names import canonical, with_component
 from loractl.formats.natives import Native, find, find_own
 from loractl.formats.sgm import from_sgm
@@ -21,7 +21,7 @@ _KEY = re.compile(rf"(diffusion_model|text_encoders|clip_l|clip_g|t5xxl|{_BLOCKS
 
 
 def knows(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return any(cut(key) and _KEY.fullmatch(key) for key in shapes)
+    return any(is_part(key) and _KEY.fullmatch(key) for key in shapes)
 
 
 def read(source: Source) -> Contents:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from loractl.errors import FormatError, MismatchError
-from loractl.formats.modules import Contents, Place, Source, cut, gather, refuse_beyond
+from loractl.formats.modules import Contents, Place, Source, cut, gather, is_part, refuse_beyond
 from loractl.formats.names import canonical, nested
 from loractl.formats.natives import Native
 from loractl.tensors.adapter import Adapter
@@ -29,13 +29,13 @@ _PATTERN = re.compile(r"(\^?)(?:text_model\.)?([\w.]+)")
 
 
 def knows(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return any(KEY.fullmatch(key) and cut(key) for key in shapes)
+    return any(KEY.fullmatch(key) and is_part(key) for key in shapes)
 
 
 def read(source: Source) -> Contents:
     """The modules of a file, whose keys spell out the paths."""
     config = read_config(source.metadata)
-    return gather(source.tensors, _locate, lambda path, rank: configured_alpha(config, path, rank))
+    return gather(source.tensors, locate, lambda path, rank: configured_alpha(config, path, rank))
 
 
 def write(adapter: Adapter, dtype: torch.dtype, _name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -59,7 +59,8 @@ def _by_output(path: str, magnitude: Tensor) -> Tensor:
     return magnitude.transpose(0, 1) if magnitude.ndim > 2 else magnitude.flatten()
 
 
-def _locate(key: str) -> Place | None:
+def locate(key: str) -> Place | None:
+    """The place of a tensor by its key."""
     place = cut(key)
     return Place(Native((canonical(place[0]),)), place[1]) if place and KEY.fullmatch(key) else None
 

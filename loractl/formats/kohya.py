@@ -3,12 +3,12 @@
 A module has `lora_down.weight` (r, in, *k), `lora_up.weight` (out, r, *1) and `alpha` (), without which alpha = rank,
 or the parts of a LyCORIS update; the difference of a bias is `diff_b`, of a norm `w_norm` and `b_norm`. The dots of its
 path are underscores. Stable Diffusion 1 and 2 have diffusers' names, the others their makers'. Learned tokens may be
-bundled: `bundle_emb.<token>.string_to_param.*`, `.clip_l`, `.clip_g`.
+bundled: `bundle_emb.<token>.string_to_param.*`, `.clip_l`, `.clip_g`, `.t5`; some files have them alone.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -48,18 +48,17 @@ _NOT_HERE = "save the adapter in the diffusers format"
 
 
 def knows(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return any(KEY.fullmatch(key) for key in shapes)
+    return any(KEY.fullmatch(key) for key in shapes) or (bool(shapes) and all(map(bundled, shapes)))
 
 
 def read(source: Source) -> Contents:
     """The modules of a file, found by name among its model's paths or else by the words that such names are made of."""
     known = {name: Native((canonical(path),)) for path in source.paths if (name := _flat_known(path))}
-    flux = any("double_blocks" in key or "single_" in key for key in source.tensors)
-    t5 = "text_encoder_2" if flux else "text_encoder_3"
+    t5 = _t5(source.tensors)
     find_any = cache(_find)  # each name is that of several keys
 
     def locate(key: str) -> Place | Token | None:
-        if token := bundled(key):
+        if token := bundled(key, t5):
             return token
         place = cut(key)
         module = (known.get(place[0]) or find_any(place[0], t5)) if place else None
@@ -75,8 +74,11 @@ def write(adapter: Adapter, dtype: torch.dtype, name: str) -> tuple[dict[str, Te
         raise MismatchError(f"kohya's names depend on the base model, and nothing tells which it is: {_NOT_HERE}")
     tensors: dict[str, Tensor] = in_bundle(adapter.tokens, dtype)
     updates = _with_one_alpha(adapter.modules) if base in ("sd", "sdxl") else adapter.modules
-    for flat, module in _named(updates, base).items():
-        low = fuse(module, {path: updates[path] for path in module.paths if path in updates})
+    written = {
+        flat: fuse(module, {path: updates[path] for path in module.paths if path in updates})
+        for flat, module in _named(updates, base).items()
+    }
+    for flat, low in written.items():
         saved = low.to(dtype)
         tensors[f"{flat}.lora_down.weight"] = saved.down
         tensors[f"{flat}.lora_up.weight"] = saved.up
@@ -84,8 +86,21 @@ def write(adapter: Adapter, dtype: torch.dtype, name: str) -> tuple[dict[str, Te
     for path, magnitude in adapter.magnitudes.items():
         tensors[f"{_flat(path, base)}.dora_scale"] = magnitude.to(dtype)
     tensors |= {key: vector.to(dtype) for key, vector in _vectors(adapter, base)}
-    metadata = {**adapter.metadata, **_description(adapter, name), "sshs_model_hash": hash_of(tensors)}
+    metadata = {
+        **adapter.metadata,
+        **_description(adapter, written.values(), name),
+        "sshs_model_hash": hash_of(tensors),
+    }
     return tensors, metadata
+
+
+def _t5(keys: Collection[str]) -> str:
+    """The component of T5: Flux's second text encoder, Stable Diffusion 3's third. Tokens alone are of Flux where none
+    is for the second CLIP.
+    """
+    named = any("double_blocks" in key or "single_" in key for key in keys)
+    tokens_alone = all(map(bundled, keys)) and not any(key.endswith(".clip_g") for key in keys)
+    return "text_encoder_2" if named or tokens_alone else "text_encoder_3"
 
 
 def _find(name: str, t5: str) -> Native | None:
@@ -205,7 +220,7 @@ def _rescaled(low: LowRank, alpha: float) -> LowRank:
     return replace(low, up=up * (low.alpha / alpha), alpha=alpha)
 
 
-def _description(adapter: Adapter, name: str) -> dict[str, str]:
+def _description(adapter: Adapter, written: Iterable[LowRank], name: str) -> dict[str, str]:
     version = base_version(adapter)
     base = BASES.get(version or "")
     known = {"ss_base_model_version": version} if version else {}
@@ -215,8 +230,8 @@ def _description(adapter: Adapter, name: str) -> dict[str, str]:
         known["modelspec.resolution"] = f"{base.size}x{base.size}"
     return {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": _shared({low.rank for low in adapter.modules.values()}),
-        "ss_network_alpha": _shared({low.alpha for low in adapter.modules.values()}),
+        "ss_network_dim": _shared({low.rank for low in written}),
+        "ss_network_alpha": _shared({low.alpha for low in written}),
         "ss_network_args": "{}",
         "ss_output_name": name,
         "modelspec.sai_model_spec": "1.0.1",

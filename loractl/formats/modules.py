@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loractl.errors import FormatError, MismatchError
 from loractl.formats.natives import Native, split, split_vector
-from loractl.formats.updates import PARTS, build, foreign
+from loractl.formats.updates import PARTS, PLAIN, build, foreign
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
 
@@ -77,15 +77,23 @@ def cut(key: str) -> tuple[str, str] | None:
     return (found[1], PARTS[found[2]]) if found else None
 
 
+def is_part(key: str) -> bool:
+    """Whether a key ends like a part of an update and not like any model's weight."""
+    place = cut(key)
+    return place is not None and place[1] != PLAIN
+
+
 def gather(tensors: Mapping[str, Tensor], locate: Locate, alpha: Alpha = lambda _, rank: rank) -> Contents:
     """The modules and tokens whose tensors `locate` finds by key; `alpha` (path, rank) is for those without."""
     contents = Contents()
     found: dict[Native, dict[str, str]] = defaultdict(dict)  # module → part → key
     for key in sorted(tensors):
         place = locate(key)
-        if place is None:
+        if place is None or (isinstance(place, Place) and _is_models(place, found)):
             contents.unknown.append(key)
         elif isinstance(place, Token):
+            if place.path in contents.tokens:
+                raise FormatError(f"{key} is a second tensor of the token {place.path}: remove one of the two")
             contents.tokens[place.path] = _embeddings(key, tensors[key])
         elif place.part in found[place.module]:
             name = " and ".join(place.module.paths)
@@ -102,6 +110,11 @@ def gather(tensors: Mapping[str, Tensor], locate: Locate, alpha: Alpha = lambda 
         contents.notes.append(_DORA)
     contents.modules = dict(sorted(contents.modules.items()))
     return contents
+
+
+def _is_models(place: Place, found: Mapping[Native, Mapping[str, str]]) -> bool:
+    """Whether a bare weight is no scaling of IA3, whose `on_input` comes before it."""
+    return place.part == PLAIN and "on_input" not in found.get(place.module, {})
 
 
 def refuse_beyond(adapter: Adapter, form: str, *able: str) -> None:

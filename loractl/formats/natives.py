@@ -1,7 +1,8 @@
 """Stable Diffusion 3 and Flux as their makers name them, which kohya and ComfyUI do too, beside diffusers' names.
 
 A native module may be several of diffusers' modules in one: the rows of its weight are theirs, one after the other
-("img_attn.qkv"). In its low-rank form the parts' ranks add up: down is stacked, up is block-diagonal. Both ways are
+("img_attn.qkv"). In its low-rank form the parts' ranks add up: down is stacked, up is block-diagonal, but rows of
+down that several parts have alike are there once, so that what was taken apart is again what it was. Both ways are
 exact. The two halves of a modulation of two parts, scale and shift, stand in the other order there.
 """
 
@@ -199,21 +200,47 @@ def fuse(native: Native, parts: Mapping[str, LowRank]) -> LowRank:
     """The update of a native module from those of its parts; one that is missing is zero."""
     if len(native.paths) == 1:
         return _turned(native, parts[native.paths[0]])
-    width = next(iter(parts.values())).shape[1]
+    sizes = _fitting(native, {path: part.shape for path, part in parts.items()})
+    scale = max((part.scale for part in parts.values()), key=abs) or 1.0
+    present = [(path, parts[path]) for path in native.paths if path in parts]
+    down, places = _distinct(torch.cat([part.down for _, part in present]))
+    places_of = dict(zip((path for path, _ in present), places.split([part.rank for _, part in present]), strict=True))
+    up = down.new_zeros(sum(sizes.values()), len(down))
+    for rows, path in zip(up.split(list(sizes.values())), sizes, strict=True):
+        if path in parts:
+            rows.index_add_(1, places_of[path], (parts[path].up * (parts[path].scale / scale)).to(up.dtype))
+    return factored(up, down, scale)
+
+
+def fuse_deltas(native: Native, parts: Mapping[str, Tensor]) -> Tensor:
+    """The ΔW of a native module, of several parts or not turned, from theirs; one that is missing is zero."""
+    if len(native.paths) == 1:
+        return parts[native.paths[0]]
+    sizes = _fitting(native, {path: part.shape for path, part in parts.items()})
+    first = next(iter(parts.values()))
+    return torch.cat([parts.get(path, first.new_zeros(size, first.shape[1])) for path, size in sizes.items()])
+
+
+def _fitting(native: Native, shapes: Mapping[str, torch.Size]) -> dict[str, int]:
+    """The rows of each part, of those that are missing too; MismatchError where one has another shape."""
+    width = next(iter(shapes.values()))[1]
     sizes = dict(zip(native.paths, _ratios(native, width), strict=True))
-    for path, part in parts.items():
-        if part.shape != (sizes[path], width):
+    for path, shape in shapes.items():
+        if shape != (sizes[path], width):
             raise MismatchError(
-                f"{path} changes a weight {tuple(part.shape)} and not {(sizes[path], width)}, so it cannot be joined "
+                f"{path} changes a weight {tuple(shape)} and not {(sizes[path], width)}, so it cannot be joined "
                 "with its neighbors as kohya's format has it: save the adapter in the diffusers format"
             )
-    scale = max((part.scale for part in parts.values()), key=abs) or 1.0
-    ups = [
-        parts[path].up * (parts[path].scale / scale) if path in parts else torch.zeros(size, 0)
-        for path, size in sizes.items()
-    ]
-    downs = [parts[path].down for path in native.paths if path in parts]
-    return factored(torch.block_diag(*ups), torch.cat(downs), scale)
+    return sizes
+
+
+def _distinct(down: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that differ, in the order in which they come first, and the place of each row among them."""
+    raw = down.cpu().contiguous().view(torch.uint8).numpy()
+    seen: dict[bytes, int] = {}
+    firsts = [seen.setdefault(row.tobytes(), index) for index, row in enumerate(raw)]
+    kept = torch.tensor(sorted(seen.values()))
+    return down[kept], torch.searchsorted(kept, torch.tensor(firsts)).to(down.device)
 
 
 def _turned(native: Native, low: LowRank) -> LowRank:

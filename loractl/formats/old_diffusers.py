@@ -1,11 +1,13 @@
 """The format of diffusers before peft: `[unet.]….attn1.processor.to_q_lora.down.weight`, at first without a component.
 
-Text encoders have `….self_attn.to_q_lora.…` for q_proj. There is no alpha, unless a tensor says so.
+Text encoders have `….self_attn.to_q_lora.…` for q_proj, later the keys of today's diffusers in the same file. There is
+no alpha, unless a tensor says so.
 """
 
 import re
 from collections.abc import Mapping
 
+from loractl.formats import diffusers
 from loractl.formats.modules import Contents, Place, Source, gather
 from loractl.formats.names import canonical, with_component
 from loractl.formats.natives import Native
@@ -30,7 +32,7 @@ def read(source: Source) -> Contents:
 def _locate(key: str) -> Place | None:
     found = _KEY.fullmatch(key)
     if found is None:
-        return None
+        return diffusers.locate(key)
     names = _CLIP if found[1].endswith("self_attn") else _UNET
     path = f"{found[1]}.{names[found[2]]}"
     whole = canonical(path) if _HAS_COMPONENT.fullmatch(path) else with_component(path)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from loractl.formats.diffusers import configured_alpha, read_config
-from loractl.formats.modules import Contents, Place, Source, cut, gather
+from loractl.formats.modules import Contents, Place, Source, cut, gather, is_part
 from loractl.formats.names import with_component
 from loractl.formats.natives import Native
 
@@ -17,7 +17,7 @@ _PREFIX = "base_model.model."
 
 
 def knows(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return any(_locate(key) for key in shapes)
+    return any(is_part(key) and _locate(key) for key in shapes)
 
 
 def read(source: Source) -> Contents:

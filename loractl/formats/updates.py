@@ -14,6 +14,8 @@ from torch import Tensor
 from loractl.errors import FormatError
 from loractl.tensors.lowrank import LowRank, dense, factored, hadamard, kronecker, tucker
 
+PLAIN = "plain"  # a bare weight: of IA3 where it says on which side, else of a model
+
 # The ends of keys and the parts they stand for, in every dialect.
 PARTS = {
     "lora_down.weight": "down",
@@ -37,7 +39,8 @@ PARTS = {
     **{f"{name}.weight": name for name in ("a1", "a2", "b1", "b2", "bm")},
     **{name: name for name in ("alpha", "diff", "on_input", "oft_blocks", "oft_diag", "rescale")},
     "boft_s": "rescale",
-    **dict.fromkeys(("weight", "ia3_l"), "ia3"),
+    "weight": PLAIN,
+    "ia3_l": "ia3",
     **dict.fromkeys(("oft_r", "oft_R.weight", "oft_R.default.weight", "boft_R"), "oft_blocks"),
     **{f"hada_{name}": f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{f"lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},

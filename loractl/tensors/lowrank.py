@@ -77,7 +77,13 @@ def dense(delta: Tensor) -> LowRank:
 
 
 def tucker(up: Tensor, mid: Tensor, down: Tensor) -> LowRank:
-    """ΔW = mid ×₁ up ×₂ down for up (out, r), mid (r, s, *k), down (s, in); of rank r (Yeh et al. 2023, LyCORIS)."""
+    """ΔW = mid ×₁ up ×₂ down for up (out, r), mid (r, s, *k), down (s, in); of rank r (Yeh et al. 2023, LyCORIS).
+
+    ΔW has no rank beyond out, so factors that claim one make nothing larger than ΔW.
+    """
+    if len(mid) > len(up):
+        core = torch.einsum("or,rs...->os...", up, mid)
+        return dense(torch.einsum("os...,si->oi...", core, down))
     return factored(up, torch.einsum("rs...,si->ri...", mid, down))
 
 

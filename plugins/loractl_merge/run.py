@@ -7,7 +7,9 @@ from torch import Tensor
 from loractl.device import PRECISIONS, pick_device
 from loractl.errors import MismatchError
 from loractl.events import Emit, Facts, Progress, Wrote
-from loractl.formats.lineage import Parent, child_of, read_parents, renamed, without_vectors
+from loractl.formats.joined import groups, join, part
+from loractl.formats.lineage import Child, Parent, child_of, read_parents, renamed, without_vectors
+from loractl.formats.natives import Native, fuse_deltas
 from loractl.method import Outcome
 from loractl.tensors import means, prune
 from loractl.tensors.algebra import add_vectors, align, combine, gram, weighted
@@ -55,9 +57,10 @@ def merge(spec: MergeSpec, parents: Sequence[Parent], emit: Emit) -> Outcome:
     adapters, vectors = zip(*map(adjusted, parents, factors), strict=True)
     dtype = PRECISIONS.get(spec.output.dtype or "")
     child = child_of(parents, spec.weights, spec.provenance(), spec.output.format, dtype)
-    modules, energy = merged(spec, adapters, child.dtype.itemsize, emit)
+    grouped = groups({path: row[0] for path, row in align(adapters).items()}, child.metadata, child.format)
+    modules, energy = merged(spec, adapters, child, grouped, emit)
     file = spec.destination()
-    child.save(file, modules, add_vectors(vectors, spec.weights), spec.output.overwrite)
+    child.save(file, part(modules, grouped), add_vectors(vectors, spec.weights), spec.output.overwrite)
     emit(Facts("merge", facts(spec, parents, modules, energy)))
     emit(Wrote(file, child.format))
     parameters = sum(low.down.numel() + low.up.numel() for low in modules.values())
@@ -65,14 +68,16 @@ def merge(spec: MergeSpec, parents: Sequence[Parent], emit: Emit) -> Outcome:
     return Outcome({child.format: file}, numbers)
 
 
-def merged(spec: MergeSpec, adapters: Sequence[Modules], itemsize: int, emit: Emit) -> tuple[dict[str, LowRank], float]:
-    """The merged modules, and the share of the exact result's squared norm that truncation left."""
-    parameters = None if spec.budget_mb is None else int(spec.budget_mb * 1e6) // itemsize
+def merged(
+    spec: MergeSpec, adapters: Sequence[Modules], child: Child, grouped: Mapping[str, Native], emit: Emit
+) -> tuple[dict[str, LowRank], float]:
+    """The merged modules as the file has them, and the share of the exact sum's squared norm that truncation left."""
+    parameters = None if spec.budget_mb is None else int(spec.budget_mb * 1e6) // child.dtype.itemsize
     size = Size(spec.rank, spec.energy, spec.ratio, parameters)
     if spec.algorithm in prune.RULES:
-        decomposed = pruned(spec, adapters, size, emit)
+        decomposed = pruned(spec, adapters, size, grouped, emit)
     else:
-        modules = combined(spec, adapters)
+        modules = join(combined(spec, adapters), grouped)
         if size == Size():
             return modules, 1.0
         decomposed = {path: decompose(low) for path, low in modules.items()}
@@ -94,14 +99,18 @@ def combined(spec: MergeSpec, adapters: Sequence[Modules]) -> dict[str, LowRank]
     return modules
 
 
-def pruned(spec: MergeSpec, adapters: Sequence[Modules], size: Size, emit: Emit) -> dict[str, Decomposed]:
+def pruned(
+    spec: MergeSpec, adapters: Sequence[Modules], size: Size, grouped: Mapping[str, Native], emit: Emit
+) -> dict[str, Decomposed]:
     """The SVD of each module's merged ΔW, formed one at a time, of which only what `size` may keep is held."""
     rows = align(adapters)
     decomposed = {}
-    for done, (path, parts) in enumerate(rows.items(), start=1):
-        whole = decompose_dense(_pruned(spec, path, [low.delta() for low in parts]))
-        decomposed[path] = trimmed(whole, size)
-        emit(Progress(spec.algorithm, done, len(rows)))
+    for done, (name, native) in enumerate(grouped.items(), start=1):
+        deltas = {
+            path: _pruned(spec, path, [low.delta() for low in rows[path]]) for path in native.paths if path in rows
+        }
+        decomposed[name] = trimmed(decompose_dense(fuse_deltas(native, deltas)), size)
+        emit(Progress(spec.algorithm, done, len(grouped)))
     return decomposed
 
 

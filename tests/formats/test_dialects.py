@@ -95,6 +95,19 @@ def test_a_file_of_diffusers_before_peft_is_read() -> None:
     assert torch.equal(adapter.modules[names[1]].up, tensors[key])
 
 
+def test_a_file_whose_text_encoder_has_newer_keys_is_read(tmp_path: Path) -> None:
+    """As diffusers 0.18 to 0.21 saved a DreamBooth LoRA with text encoder."""
+    keys = (f"{UNET}.attn1.processor.to_q_lora", f"text_encoder.text_model.{CLIP}.lora_linear_layer")
+    down, up = torch.randn(2, 8), torch.randn(8, 2)
+    save_file(
+        {f"{key}.{part}.weight": each.clone() for key in keys for part, each in (("down", down), ("up", up))},
+        tmp_path / "a",
+    )
+    modules = load_adapter(tmp_path / "a").modules
+    assert modules.keys() == {f"{UNET}.{QUERY}", f"text_encoder.{CLIP}"}
+    assert all(torch.equal(low.delta(), up @ down) for low in modules.values())
+
+
 def test_pefts_own_file_says_its_alpha_or_is_noted(tmp_path: Path) -> None:
     path, _ = file_of(tmp_path, "base_model.model.mid_block.attentions.0.proj_in", AB, 8)
     assert "alpha = rank" in load_adapter(path).notes[0]

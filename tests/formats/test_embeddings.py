@@ -49,6 +49,50 @@ def test_those_of_two_encoders_are_read(tmp_path: Path) -> None:
     assert torch.equal(tokens["text_encoder_2.cat"], G)
 
 
+@pytest.mark.parametrize(
+    ("names", "components"),
+    [
+        (("clip_l", "clip_g", "t5"), ("text_encoder", "text_encoder_2", "text_encoder_3")),
+        (("clip_l", "t5"), ("text_encoder", "text_encoder_2")),
+        (("t5",), ("text_encoder_2",)),
+    ],
+)
+@pytest.mark.parametrize("form", ["a1111", "kohya"])
+def test_t5_is_the_second_encoder_of_flux_and_the_third_of_stable_diffusion_3(
+    tmp_path: Path, form: str, names: tuple[str, ...], components: tuple[str, ...]
+) -> None:
+    """By themselves and in a bundle without modules."""
+    rows = {"clip_l": L, "clip_g": G, "t5": torch.ones(1, 4096)}
+    tokens = {f"{component}.cat": rows[name] for component, name in zip(components, names, strict=True)}
+    save_adapter(tmp_path / "cat", Adapter({}, {}, tokens), form, dtype=torch.float32, name="cat")
+    start = "bundle_emb.cat." if form == "kohya" else ""
+    assert read_tensors(tmp_path / "cat")[0].keys() == {f"{start}{name}" for name in names}
+    found = inspect(tmp_path / "cat")
+    assert (found["kind"], found["unknown"]) == ("embedding", [])
+    back = load_adapter(tmp_path / "cat").tokens
+    assert back.keys() == tokens.keys()
+    assert all(torch.equal(back[path], tokens[path]) for path in tokens)
+
+
+@pytest.mark.parametrize(
+    ("module", "t5"),
+    [
+        ("lora_transformer_single_transformer_blocks_0_attn_to_q", "text_encoder_2"),
+        ("lora_transformer_transformer_blocks_0_attn_to_q", "text_encoder_3"),
+        ("lora_unet_double_blocks_0_img_attn_proj", "text_encoder_2"),
+        ("lora_unet_joint_blocks_0_x_block_attn_proj", "text_encoder_3"),
+    ],
+)
+def test_a_bundles_t5_is_that_of_its_modules(tmp_path: Path, module: str, t5: str) -> None:
+    te3 = "lora_te3_encoder_block_0_layer_0_SelfAttention_q"
+    ends = ("lora_down.weight", "lora_up.weight")
+    tensors = {f"{name}.{end}": torch.eye(4) for name in (module, te3) for end in ends}
+    save_file(tensors | {"bundle_emb.cat.t5": torch.ones(1, 4096)}, tmp_path / "a")
+    adapter = load_adapter(tmp_path / "a")
+    assert list(adapter.tokens) == [f"{t5}.cat"]
+    assert f"{t5}.encoder.block.0.layer.0.SelfAttention.q" in adapter.modules
+
+
 @pytest.mark.parametrize("both", [False, True])
 def test_a_bundle_comes_back_with_its_tokens(tmp_path: Path, both: bool) -> None:
     tokens = {"text_encoder.<s1>": L} | ({"text_encoder_2.<s1>": G} if both else {})
@@ -167,6 +211,24 @@ def test_the_bomb_does_go_off_where_it_is_let(tmp_path: Path) -> None:
     """So that the test above can fail."""
     pickle.loads(hostile(tmp_path)["plain"].read_bytes())
     assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("emb_params", "clip_l"), ("t5", "t5xxl", "clip_l"), ("bundle_emb.a.clip_l", "bundle_emb.a.string_to_param.*")],
+)
+def test_a_token_twice_is_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    save_file({name: torch.ones(1, 768) for name in names}, tmp_path / "a")
+    with pytest.raises(FormatError, match=r"is a second tensor of the token text_encoder(_2)?\.a"):
+        load_adapter(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["learned_embeds.bin", "a.ckpt", "a.PTH"])
+@pytest.mark.parametrize("form", ["a1111", "learned_embeds"])
+def test_what_is_no_pickle_is_not_named_as_one(tmp_path: Path, name: str, form: str) -> None:
+    with pytest.raises(MismatchError, match=f"{name} is named as a pickle"):
+        save_adapter(tmp_path / name, Adapter({}, {}, {"text_encoder.a": L}), form, name="a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_unread_tokens_are_refused(tmp_path: Path) -> None:

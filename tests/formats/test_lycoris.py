@@ -75,6 +75,15 @@ def test_tucker_convolution(tmp_path: Path) -> None:
     assert relative(load(tmp_path, {**parts, "alpha": torch.tensor(2.0)}, conv=True), wanted) < 1e-6
 
 
+def test_tucker_factors_of_a_rank_beyond_the_outputs_take_no_more_than_the_update(tmp_path: Path) -> None:
+    """As for the last convolution of a UNet, which has four outputs."""
+    factors = [torch.randn(shape) for shape in ((9, 12, 1, 1), (4, 9, 1, 1), (9, 9, 3, 3))]
+    names = ("lora_down.weight", "lora_up.weight", "lora_mid.weight")
+    wanted = locon.diff_weight(*wide([*factors]), gamma=0.5)
+    found = load(tmp_path, {**dict(zip(names, factors, strict=True)), "alpha": torch.tensor(4.5)}, conv=True)
+    assert relative(found, wanted) < 1e-6
+
+
 @pytest.mark.parametrize("kind", SHAPES)
 def test_full_difference(tmp_path: Path, kind: str) -> None:
     delta = torch.randn(SHAPES[kind])

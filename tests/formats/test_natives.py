@@ -13,7 +13,17 @@ from torch import nn
 from loractl.errors import FormatError, MismatchError
 from loractl.formats import load_adapter, save_adapter
 from loractl.formats.names import flatten
-from loractl.formats.natives import Native, find, find_own, fuse, fuse_vectors, natives, split, split_vector
+from loractl.formats.natives import (
+    Native,
+    find,
+    find_own,
+    fuse,
+    fuse_deltas,
+    fuse_vectors,
+    natives,
+    split,
+    split_vector,
+)
 from loractl.formats.safefile import read_header
 from loractl.formats.sgm import from_flat_sgm, from_sgm, to_sgm
 from loractl.tensors.adapter import Adapter
@@ -191,6 +201,35 @@ def test_equal_parts_have_three_times_the_rank_and_alpha() -> None:
     for path, low in split(module, fused).items():
         assert torch.equal(low.up, parts[path].up)
         assert (low.rank, low.alpha) == (4, 2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", ["double_blocks.0.img_attn.qkv", "single_blocks.0.linear1"])
+def test_what_was_taken_apart_is_what_it_was_again(name: str, dtype: torch.dtype) -> None:
+    """Also where a rank counts for some of the parts alone."""
+    module = find(name)
+    assert module
+    shape = (24 if name.endswith("qkv") else 56, 8)
+    low = random_update(shape, 4, 2.0, torch.Generator().manual_seed(0)).to(dtype)
+    fused = fuse(module, split(module, low))
+    assert torch.equal(fused.down, low.down) and torch.equal(fused.up, low.up)
+    assert fused.alpha == low.alpha
+    low.up[:8, 1] = 0
+    fused = fuse(module, split(module, low))
+    assert fused.rank == 4
+    torch.testing.assert_close(fused.delta(), low.delta())
+
+
+def test_whole_updates_are_joined_row_by_row() -> None:
+    module = find("single_blocks.0.linear1")
+    assert module
+    rows = torch.randn(56, 8).split([8, 8, 8, 32])
+    parts = dict(zip(module.paths, rows, strict=True))
+    assert torch.equal(fuse_deltas(module, parts), torch.cat(rows))
+    del parts[module.paths[1]]
+    assert torch.equal(fuse_deltas(module, parts), torch.cat([rows[0], torch.zeros(8, 8), *rows[2:]]))
+    alone = Native(module.paths[:1])
+    assert fuse_deltas(alone, {alone.paths[0]: torch.ones(3, 4, 1, 1)}).shape == (3, 4, 1, 1)
 
 
 def test_scale_and_shift_change_places_in_a_modulation_of_two() -> None:

@@ -100,7 +100,42 @@ def test_a_checkpoint_is_named(tmp_path: Path) -> None:
     save_file({key: torch.ones(2)}, tmp_path / "a")
     found = inspect(tmp_path / "a")
     assert (found["format"], found["kind"], found["unknown"]) == ("checkpoint", "checkpoint", [key])
-    with pytest.raises(FormatError, match=f"1 of its keys are not understood, the first is {key}"):
+    with pytest.raises(FormatError, match="is a model, not an adapter"):
+        load_adapter(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+        "unet.mid_block.resnets.0.conv1",
+        "transformer_blocks.0.attn.to_q",
+        "double_blocks.0.img_attn.qkv",
+        "model.diffusion_model.joint_blocks.0.x_block.attn.qkv",
+        "text_model.encoder.layers.0.self_attn.q_proj",
+        "encoder.block.0.layer.0.SelfAttention.q",
+        "decoder.mid_block.resnets.0.conv1",
+    ],
+)
+def test_a_models_weights_are_no_adapter(tmp_path: Path, name: str) -> None:
+    save_file({f"{name}.{part}": torch.ones(8) for part in ("weight", "bias")}, tmp_path / "a")
+    found = inspect(tmp_path / "a")
+    assert (found["kind"], found["foreign"]) == ("checkpoint", {})
+    with pytest.raises(FormatError, match="is a model, not an adapter"):
+        load_adapter(tmp_path / "a")
+
+
+def test_a_models_weight_beside_an_adapter_is_not_understood(tmp_path: Path) -> None:
+    names = {"lora_A.weight": torch.ones(4, 8), "lora_B.weight": torch.ones(8, 4), "weight": torch.ones(8, 8)}
+    save_file({f"{QUERY}.{end}": tensor for end, tensor in names.items()}, tmp_path / "a")
+    found = inspect(tmp_path / "a")
+    assert (found["held"], found["foreign"], found["unknown"]) == ({"lora": 1}, {}, [f"{QUERY}.weight"])
+
+
+def test_ia3_of_peft_is_still_named(tmp_path: Path) -> None:
+    path = f"base_model.model.{QUERY.removeprefix('unet.')}"
+    save_file({f"{path}.ia3_l": torch.ones(8, 1)}, tmp_path / "a")
+    with pytest.raises(FormatError, match="an IA3 update"):
         load_adapter(tmp_path / "a")
 
 
