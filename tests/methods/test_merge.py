@@ -12,6 +12,7 @@ from loractl_merge.spec import MergeSpec
 
 from loractl.errors import DeviceError, JobError, MismatchError, NumericsError
 from loractl.formats import load_adapter, save_adapter
+from loractl.formats.natives import Native
 from loractl.formats.safefile import read_header, read_tensors
 from loractl.tensors.adapter import Adapter, content_hash
 from loractl.tensors.lowrank import LowRank
@@ -165,7 +166,8 @@ def test_of_a_whole_sum_only_what_may_be_kept_is_held(files: tuple[Path, Path], 
     from loractl_merge.run import pruned
 
     job = merge(list(files), method="ties", rank=2, out=tmp_path / "m.safetensors")
-    held = pruned(job, [load_adapter(path).modules for path in files], Size(rank=2), lambda _: None)
+    grouped = {path: Native((path,)) for path in SHAPES}
+    held = pruned(job, [load_adapter(path).modules for path in files], Size(rank=2), grouped, lambda _: None)
     assert held.keys() == SHAPES.keys()
     assert {(len(each.right), len(each.values) > 2) for each in held.values()} == {(2, True)}
 
