@@ -90,7 +90,10 @@ class NoiseSection(Section):
 
 class OptimizerSection(Section):
     name: str = Field("adamw", description=f"{', '.join(OPTIMIZERS)}, or a class by its dotted path")
-    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="decay of the two moments")
+    betas: tuple[Decay, Decay] | None = Field(
+        None,
+        description="decay of the two moments; by default the optimizer's own: 0.9 and 0.999, of lion 0.9 and 0.99",
+    )
     weight_decay: Weight = Field(1e-2, description="decoupled weight decay; tokens have none")
     eps: float = Field(1e-8, gt=0, description="added to the denominator")
     options: dict[str, Any] = Field({}, description="further arguments of the optimizer's class")
