@@ -30,7 +30,7 @@ class PivotalTuningSpec(TrainingSpec):
     adapter: AdapterSection = Field(AdapterSection(), description="the adapter that learns")
     phases: PhasesSection = Field(PhasesSection(), description="what learns when")
     prior: PriorSection = Field(PriorSection(), description="what keeps the class from being forgotten")
-    train: TrainSection = Field(TrainSection(steps=2000), description="the training loop")
+    train: TrainSection = Field(TrainSection(steps=2000), validate_default=True, description="the training loop")
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "PivotalTuningSpec":
