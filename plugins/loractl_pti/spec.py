@@ -19,7 +19,11 @@ class PhasesSection(Section):
         0.5, description="share of the steps for the tokens; in mode joint, after which they are frozen"
     )
     turn: Positive = Field(10, description="steps in a row in mode alternating")
-    token_weight: Gain = Field(1.0, description="weight of the loss for the tokens, whose gradients it scales")
+    token_weight: Gain = Field(
+        1.0,
+        description="weight of the loss for the tokens, whose gradients it scales; AdamW's steps hardly depend on "
+        "their size: with it, change embedding.lr instead",
+    )
     subject_weight: Gain = Field(1.0, description="weight of the subject's loss beside prior.weight")
 
 
