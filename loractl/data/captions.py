@@ -87,7 +87,7 @@ def _given(picture: Path, text: str | None) -> str:
 
 def _sidecar(picture: Path, sidecar: Path) -> str:
     try:
-        caption = sidecar.read_text(encoding="utf-8").strip()
+        caption = sidecar.read_text(encoding="utf-8-sig").strip()
     except FileNotFoundError:
         raise InputError(
             f'{picture} has no caption file {sidecar.name}: write one, or set data.captions = "prompt"'

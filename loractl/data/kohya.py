@@ -84,7 +84,7 @@ def read_config(file: Path, settings: Mapping[str, object]) -> Listing:
 
 def _parse(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{file} can't be read ({error.strerror}): check the path") from error
     except ValueError as error:  # no TOML, or no UTF-8

@@ -30,7 +30,7 @@ def read_metadata(file: Path) -> Listing:
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"{file} can't be read ({error.strerror}): check the path") from error
     except UnicodeDecodeError:

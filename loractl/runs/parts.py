@@ -48,8 +48,9 @@ class LoraPart:
         self.targets = {model.denoiser_name: self._denoiser_targets()}
         if adapter.text_encoder:
             rank = adapter.text_encoder_rank or adapter.rank
+            alpha = adapter.alpha and adapter.alpha * rank / adapter.rank  # one scale for all
             for name in model.adaptable_encoders():
-                self.targets[name] = resolve(model.components[name], ["text-encoder"], rank, None)
+                self.targets[name] = resolve(model.components[name], ["text-encoder"], rank, alpha)
         for name, targets in self.targets.items():
             plain = name != model.denoiser_name or (spec.memory.quantize, spec.memory.offload) == ("none", "none")
             form: Form = "auto" if plain else "branch"  # weights in few bits or elsewhere can't be added to

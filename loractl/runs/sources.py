@@ -26,6 +26,7 @@ CLASS_SEED = 10_000
 def make_sources(spec: TrainingSpec, recipe: Recipe, studio: Studio, emit: Emit) -> tuple[list[Source], list[Example]]:
     """The subject's source and, where its pictures keep the class, the class's; and the subject's examples."""
     pictures = examples(spec, recipe.prompt, studio.model.resolution, emit)
+    require_tokens(recipe, [example.caption for example in pictures], emit)
     sources = [source(spec, studio, "subject", pictures)]
     if recipe.prior is not None and recipe.prior.source == "images":
         sources.append(source(spec, studio, "class", class_examples(spec, recipe, studio)))
@@ -57,6 +58,20 @@ def examples(spec: TrainingSpec, prompt: str, resolution: int, emit: Emit) -> li
     for line in lines:
         emit(Note(f"skipped {line}", "warning"))
     return good
+
+
+def require_tokens(recipe: Recipe, captions: Sequence[str], emit: Emit) -> None:
+    """InputError when a token that learns is in no caption, a warning when it is not in all: a token learns from the
+    captions that it is in alone. Templates have all of them.
+    """
+    tokens = recipe.embedding.tokens if recipe.embedding and not recipe.templates else ()
+    lacking = {token: sum(token not in caption for caption in captions) for token in tokens}
+    advice = 'write it into them, or set data.captions = "prompt", or "template" with {prompt} in data.template'
+    if never := [token for token, count in lacking.items() if count == len(captions)]:
+        raise InputError(f"no caption has {' or '.join(never)}, so nothing would be learnt for it: {advice}")
+    for token, count in lacking.items():
+        if count:
+            emit(Note(f"{count} of {len(captions)} captions lack {token}, which learns nothing from them", "warning"))
 
 
 def class_examples(spec: TrainingSpec, recipe: Recipe, studio: Studio) -> list[Example]:

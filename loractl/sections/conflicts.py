@@ -4,13 +4,14 @@ The back refuses the same once the model is there; a person should not have to w
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from loractl.sections.learning import AdapterSection, EmbeddingSection
 
 LEAST_RATE = 1e-7  # at which diffusers' polynomial schedule ends
 STEADY = ("constant", "constant_with_warmup")  # schedules that do not depend on how many steps there are
+OF_ADAPTERS = ("lr", "text_encoder_lr", "up_lr_ratio", "text_encoder_steps")  # keys of [train] that tokens don't hear
 AT_LOADING = ("nf4", "int8")  # what is quantized as a diffusers folder is loaded
 Problems = dict[str, str]
 
@@ -60,6 +61,29 @@ def of_memory(quantize: str, device: str, model: str) -> Problems:
         return {"memory.quantize": f'a checkpoint in one file can\'t be loaded in {quantize}: set quantize = "fp8"'}
     if quantize == "nf4" and device == "cpu":
         return {"memory.quantize": 'nf4 needs a GPU: set "int8" or "fp8" to train on a CPU'}
+    return {}
+
+
+def of_idle(said: Collection[str], adapter: AdapterSection | None) -> Problems:
+    """Keys that nothing listens to; `said` are those of [train] that are not as without a word of them."""
+    if adapter is None:
+        alone = "tokens alone learn in this job, at the rate embedding.lr: leave it out"
+        return {f"train.{key}": alone for key in OF_ADAPTERS if key in said}
+    found: list[str] = []
+    if not adapter.text_encoder:
+        found += [f"train.{key}" for key in ("text_encoder_lr", "text_encoder_steps") if key in said]
+        found += ["adapter.text_encoder_rank"] if adapter.text_encoder_rank is not None else []
+    silent = "the text encoder does not learn: set adapter.text_encoder = true, or leave {} out"
+    problems = {key: silent.format(key) for key in found}
+    if adapter.kind == "full" and "up_lr_ratio" in said:
+        problems["train.up_lr_ratio"] = 'LoRA+ is for low-rank factors: leave it out where adapter.kind = "full"'
+    return problems
+
+
+def of_warmup(schedule: str, steps: int) -> Problems:
+    """What diffusers would pass over."""
+    if steps and schedule == "constant":
+        return {"schedule.warmup_steps": 'a constant rate does not rise: set schedule.name = "constant_with_warmup"'}
     return {}
 
 

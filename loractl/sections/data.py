@@ -9,6 +9,9 @@ from loractl.specs import InputPath, Positive, Section
 
 Chance = Annotated[float, Field(ge=0, le=1)]
 BUCKET_STEP = 64  # pixels, as data.buckets has it
+INHERITED = ("captions", "template", "repeats", "masks")
+"""What [data] says for all of its sources."""
+
 Captions = Literal["auto", "prompt", "sidecar", "filename", "template", "jsonl"]
 
 
@@ -44,15 +47,13 @@ class SourceSection(Section):
             raise ValueError("the template needs {name} or {prompt}, and no other {field}")
         return template
 
-    @model_validator(mode="after")
-    def _is_whole(self) -> "SourceSection":
-        if self.captions == "template" and not self.template:
-            raise ValueError('captions = "template" needs a template')
-        return self
-
 
 class DataSection(SourceSection):
-    sources: tuple[SourceSection, ...] = Field((), description="several sets of pictures, instead of path")
+    sources: tuple[SourceSection, ...] = Field(
+        (),
+        description="several sets of pictures, instead of path; what [data] says of captions, template, repeats and "
+        "masks holds for those that don't say it themselves",
+    )
     resolution: Positive | None = Field(None, description="pixels of the shorter side; by default the model's own")
     buckets: bool = Field(
         False, description="keep each picture's shape: batches of one aspect ratio, in steps of 64 pixels"
@@ -71,6 +72,19 @@ class DataSection(SourceSection):
     mask_floor: Chance = Field(0.0, description="the loss's weight where a mask is black")
     on_bad_image: Literal["error", "skip"] = Field("error", description="what to do with a file that can't be read")
 
+    @field_validator("sources")
+    @classmethod
+    def _fill(cls, sources: tuple[SourceSection, ...], info: ValidationInfo) -> tuple[SourceSection, ...]:
+        """Each set with what [data] says and it does not. What [data] itself is silent of is left open, since a fleet's
+        subject is filled once more.
+        """
+        defaults = {key: SourceSection.model_fields[key].default for key in INHERITED}
+        said = {key: info.data[key] for key in INHERITED if info.data.get(key, defaults[key]) != defaults[key]}
+        return tuple(
+            source.model_copy(update={key: said[key] for key in said.keys() - source.model_fields_set})
+            for source in sources
+        )
+
     @field_validator("buckets")
     @classmethod
     def _fit_the_resolution(cls, buckets: bool, info: ValidationInfo) -> bool:
@@ -78,6 +92,12 @@ class DataSection(SourceSection):
         if buckets and resolution is not None and resolution < BUCKET_STEP:
             raise ValueError(f"buckets are multiples of {BUCKET_STEP} pixels, and resolution = {resolution} is less")
         return buckets
+
+    @model_validator(mode="after")
+    def _have_templates(self) -> "DataSection":
+        if any(source.captions == "template" and not source.template for source in self.sets):
+            raise ValueError('captions = "template" needs a template')
+        return self
 
     @model_validator(mode="after")
     def _has_pictures(self) -> "DataSection":

@@ -46,7 +46,9 @@ class AdapterSection(Section):
         "as a table: pattern → rank, alpha and lr",
     )
     text_encoder: bool = Field(False, description="adapt the text encoder's attention as well")
-    text_encoder_rank: Positive | None = Field(None, description="rank there; by default the denoiser's")
+    text_encoder_rank: Positive | None = Field(
+        None, description="rank there; by default the denoiser's. alpha / rank is one for both"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs left out at a step")
     rank_dropout: float = Field(0.0, ge=0, lt=1, description="share of its hidden units left out")
     module_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapted modules left out")

@@ -21,3 +21,9 @@ def with_rate(train: S, source: str) -> S:
     if "lr" in train.model_fields_set:
         return train
     return train.model_copy(update={"lr": RATES.get(pipeline_of(source), RATE)})
+
+
+def changed(train: Section, source: str) -> list[str]:
+    """The keys of the section that are not as they would be, with the model `source`, without a word of them."""
+    silent = with_rate(type(train)(), source)
+    return [key for key, value in train if value != getattr(silent, key)]

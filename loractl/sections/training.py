@@ -6,12 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from loractl.sections.conflicts import Problems, of_adapters, of_memory, of_rates, rates
+from loractl.sections.conflicts import Problems, of_adapters, of_idle, of_memory, of_rates, of_warmup, rates
 from loractl.sections.data import DataSection
 from loractl.sections.learning import AdapterSection, EmbeddingSection
 from loractl.sections.memory import DenoiserMemorySection
 from loractl.sections.presets import with_preset
-from loractl.sections.rates import RATE, with_rate
+from loractl.sections.rates import RATE, changed, with_rate
 from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited, unmeasured, written_below
 from loractl.specs import (
     AdapterOutputSection,
@@ -42,7 +42,7 @@ class TrainSection(Section):
     )
     up_lr_ratio: float = Field(1.0, gt=0, description="LoRA+: learning rate of `up` over that of `down`")
     text_encoder_lr: Rate | None = Field(None, description="learning rate of the text encoder's; by default lr / 20")
-    text_encoder_steps: Positive | None = Field(None, description="the text encoder stops learning after so many steps")
+    text_encoder_steps: Positive | None = Field(None, description="the text encoder stops after so many of its steps")
     max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     snr_gamma: float | None = Field(None, gt=0, description="min-SNR loss weighting with this γ (Hang et al. 2023)")
     ema: float | None = Field(None, gt=0, lt=1, description="save the moving average of the parameters with this decay")
@@ -90,7 +90,10 @@ class NoiseSection(Section):
 
 class OptimizerSection(Section):
     name: str = Field("adamw", description=f"{', '.join(OPTIMIZERS)}, or a class by its dotted path")
-    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="decay of the two moments")
+    betas: tuple[Decay, Decay] | None = Field(
+        None,
+        description="decay of the two moments; by default the optimizer's own: 0.9 and 0.999, of lion 0.9 and 0.99",
+    )
     weight_decay: Weight = Field(1e-2, description="decoupled weight decay; tokens have none")
     eps: float = Field(1e-8, gt=0, description="added to the denominator")
     options: dict[str, Any] = Field({}, description="further arguments of the optimizer's class")
@@ -234,10 +237,13 @@ class TrainingSpec(Spec):
 
     def conflicts(self) -> Problems:
         """What is found of all keys together, before torch is imported."""
+        adapter: AdapterSection | None = getattr(self, "adapter", None)
         return {
             **of_rates(self.optimizer.name, self.schedule.name, self.rates, self.early_end),
+            **of_idle(changed(self.train, self.model.source), adapter),
+            **of_warmup(self.schedule.name, self.schedule.warmup_steps),
             **of_memory(self.memory.quantize, self.memory.device, self.model.source),
-            **of_adapters(self.checkpoint.adapters, getattr(self, "adapter", None)),
+            **of_adapters(self.checkpoint.adapters, adapter),
             **self._unmeasured(),
         }
 

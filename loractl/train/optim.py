@@ -50,15 +50,16 @@ def make_optimizer(
     groups: Sequence[Group],
     name: str,
     *,
-    betas: tuple[float, float] = (0.9, 0.999),
+    betas: tuple[float, float] | None = None,
     weight_decay: float = 1e-2,
     eps: float = 1e-8,
     options: Mapping[str, Any] = {},
 ) -> torch.optim.Optimizer:
     """The optimizer, its `param_groups` one to one and in order with the groups.
 
-    `options` go to its class and override the rest; a class named by its dotted path gets nothing else but each
-    group's own rate and weight decay. InputError when there is no such class or it does not take what it is given.
+    Without `betas` it has its class's own, as Lion's are not AdamW's. `options` go to its class and override the rest;
+    a class named by its dotted path gets nothing else but each group's own rate and weight decay. InputError when
+    there is no such class or it does not take what it is given.
     """
     kind = _kind(name)
     cls = _load(kind, name)
@@ -66,7 +67,8 @@ def make_optimizer(
     if kind.one_rate and len({group.lr for group in groups}) > 1:
         raise InputError(f"{name} finds one rate for all: give every group the same learning rate, usually 1")
     common = {"betas": betas, "weight_decay": weight_decay, "eps": eps}
-    settings = {key: common[key] for key in kind.takes} | dict(kind.given) | dict(options)
+    said = {key: common[key] for key in kind.takes if common[key] is not None}
+    settings = said | dict(kind.given) | dict(options)
     try:
         return cls([_settings(group) for group in groups], **settings)
     except (TypeError, ValueError) as error:

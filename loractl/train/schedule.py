@@ -10,9 +10,11 @@ from loractl.errors import JobError
 
 
 def rates(lr: float, schedule: str, warmup_steps: int, learns: Sequence[bool]) -> list[float | None]:
-    """The rate in each step, None where nothing learns. The schedule runs over the learning steps alone, so that each
+    """The rate in each step, None where the group rests. The schedule runs over the learning steps alone, so that each
     of several phases warms up and decays as a run of its own.
     """
+    if not any(learns):
+        return [None] * len(learns)
     factor = schedule_factor(schedule, warmup_steps, sum(learns), lr)
     done = accumulate(learns, initial=0)
     return [lr * factor(k) if on else None for on, k in zip(learns, done, strict=False)]

@@ -31,8 +31,6 @@ class DreamBoothSpec(TrainingSpec):
             )
         if self.embedding and not any(token in self.subject.prompt for token in self.embedding.tokens):
             raise ValueError(f"subject.prompt has none of the tokens that learn: {', '.join(self.embedding.tokens)}")
-        if self.train.text_encoder_steps and not self.adapter.text_encoder:
-            raise ValueError("train.text_encoder_steps has no effect without adapter.text_encoder = true")
         return self
 
     @property

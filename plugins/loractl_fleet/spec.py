@@ -123,8 +123,6 @@ class FleetSpec(TrainingSpec):
             raise ValueError(f"the subject {subject.name} has no prompt: give it one, or set subject.prompt for all")
         if subject.prior.source == "prediction":
             raise ValueError('a fleet keeps classes by their pictures: prior.source must be "images"')
-        if subject.train.text_encoder_steps and not self.adapter.text_encoder:
-            raise ValueError("train.text_encoder_steps has no effect without adapter.text_encoder = true")
         try:
             self.solo(subject)
         except ValidationError as error:

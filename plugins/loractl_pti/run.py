@@ -16,12 +16,16 @@ def run(spec: PivotalTuningSpec, emit: Emit) -> Outcome:
 
 
 def cook(any_spec: TrainingSpec) -> Recipe:
-    """Tokens and adapter learn as the phases say, the text encoder's adapter until `train.text_encoder_steps`."""
+    """Tokens and adapter learn as the phases say, the text encoder's adapter in the first `train.text_encoder_steps` of
+    the steps that would be its own.
+    """
     spec = cast(PivotalTuningSpec, any_spec)
-    active, until = phases(spec.phases, spec.train.steps), spec.train.text_encoder_steps or spec.train.steps
+    active = phases(spec.phases, spec.train.steps)
+    own = [step for step in range(spec.train.steps) if "text_encoder" in active(step)]
+    listening = frozenset(own[: spec.train.text_encoder_steps])
     return Recipe(
         spec.subject.prompt,
-        lambda step: active(step) if step < until else active(step) - {"text_encoder"},
+        lambda step: active(step) if step in listening else active(step) - {"text_encoder"},
         adapter=spec.adapter,
         embedding=spec.embedding,
         class_prompt=spec.subject.class_prompt,

@@ -19,7 +19,11 @@ class PhasesSection(Section):
         0.5, description="share of the steps for the tokens; in mode joint, after which they are frozen"
     )
     turn: Positive = Field(10, description="steps in a row in mode alternating")
-    token_weight: Gain = Field(1.0, description="weight of the loss for the tokens, whose gradients it scales")
+    token_weight: Gain = Field(
+        1.0,
+        description="weight of the loss for the tokens, whose gradients it scales; AdamW's steps hardly depend on "
+        "their size: with it, change embedding.lr instead",
+    )
     subject_weight: Gain = Field(1.0, description="weight of the subject's loss beside prior.weight")
 
 
@@ -30,7 +34,7 @@ class PivotalTuningSpec(TrainingSpec):
     adapter: AdapterSection = Field(AdapterSection(), description="the adapter that learns")
     phases: PhasesSection = Field(PhasesSection(), description="what learns when")
     prior: PriorSection = Field(PriorSection(), description="what keeps the class from being forgotten")
-    train: TrainSection = Field(TrainSection(steps=2000), description="the training loop")
+    train: TrainSection = Field(TrainSection(steps=2000), validate_default=True, description="the training loop")
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "PivotalTuningSpec":

@@ -26,7 +26,9 @@ class TextualInversionSpec(TrainingSpec):
     method: Literal["ti"] = Field("ti", description="which method runs the job")
     embedding: EmbeddingSection = Field(EmbeddingSection(), description="the tokens that learn")
     subject: WordsSection = Field(WordsSection(), description="the sentences around the tokens")
-    train: TrainSection = Field(TrainSection(steps=2000), description="the training loop; embedding.lr is the rate")
+    train: TrainSection = Field(
+        TrainSection(steps=2000), validate_default=True, description="the training loop; embedding.lr is the rate"
+    )
 
     @model_validator(mode="after")
     def _prompt_has_a_token(self) -> "TextualInversionSpec":

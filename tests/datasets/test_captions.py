@@ -38,6 +38,11 @@ def test_auto_takes_the_nearest(tmp_path: Path) -> None:
     assert read_caption(picture, "auto", "prompt", text="listed") == "listed"
 
 
+def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path: Path) -> None:
+    (tmp_path / "dog.txt").write_text("sks dog", encoding="utf-8-sig")
+    assert read_caption(tmp_path / "dog.png", "sidecar", "") == "sks dog"
+
+
 def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
     picture = tmp_path / "dog.png"
     with pytest.raises(InputError, match="metadata"):

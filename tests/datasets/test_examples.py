@@ -70,6 +70,19 @@ def test_metadata_of_imagefolder_and_our_columns(tmp_path: Path) -> None:
     assert 'deep/two.png has no "text"' in problems(file, "jsonl")[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.jsonl", '{"file_name": "one.png", "text": "a dog"}'),
+        ("set.toml", '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "."\nclass_tokens = "a dog"'),
+    ],
+)
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path, name: str, text: str) -> None:
+    save_photo(tmp_path / "one.png")
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert told(read_examples(tmp_path / name, "auto", PROMPT), tmp_path) == [("one.png", "a dog", 1)]
+
+
 def test_all_that_is_wrong_in_metadata_is_told_at_once(tmp_path: Path) -> None:
     save_photo(tmp_path / "set" / "good.png")
     save_photo(tmp_path / "outside.png")

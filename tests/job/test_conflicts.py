@@ -14,7 +14,7 @@ import torch
 
 from loractl.data import buckets, captions
 from loractl.errors import InputError, JobError
-from loractl.job import read_job
+from loractl.job import dump_job, read_job
 from loractl.lab.scenes import PLACES
 from loractl.sections.conflicts import LEAST_RATE, STEADY
 from loractl.sections.data import BUCKET_STEP, SourceSection
@@ -90,6 +90,29 @@ CONFLICTS = [
         'encoders = [{source = "a.b", weights = "job.toml"}]\nfail_below.prompt_fidelity = 0.2\nsamples = 1',
         "job.toml:6: fail_below.prompt_fidelity: prompt_fidelity needs an encoder that reads texts",
     ),
+    ("ti", "train.lr = 1e-3", "job.toml:5: train.lr: tokens alone learn in this job, at the rate embedding.lr: leave"),
+    ("ti", "train.text_encoder_lr = 1e-3", "job.toml:5: train.text_encoder_lr: tokens alone learn"),
+    ("ti", "train.up_lr_ratio = 4.0", "job.toml:5: train.up_lr_ratio: tokens alone learn"),
+    ("ti", "train.text_encoder_steps = 4", "job.toml:5: train.text_encoder_steps: tokens alone learn"),
+    (
+        "dreambooth",
+        "train.text_encoder_lr = 1e-5",
+        "job.toml:5: train.text_encoder_lr: the text encoder does not learn: set adapter.text_encoder = true, or leave "
+        "train.text_encoder_lr out",
+    ),
+    ("dreambooth", "train.text_encoder_steps = 5", "job.toml:5: train.text_encoder_steps: the text encoder does not"),
+    ("pti", "train.text_encoder_steps = 5", "job.toml:5: train.text_encoder_steps: the text encoder does not learn"),
+    ("pti", "adapter.text_encoder_rank = 5", "job.toml:5: adapter.text_encoder_rank: the text encoder does not learn"),
+    (
+        "dreambooth",
+        'adapter.kind = "full"\ntrain.up_lr_ratio = 2.0',
+        'job.toml:6: train.up_lr_ratio: LoRA+ is for low-rank factors: leave it out where adapter.kind = "full"',
+    ),
+    (
+        "ti",
+        "[schedule]\nwarmup_steps = 10",
+        'job.toml:6: schedule.warmup_steps: a constant rate does not rise: set schedule.name = "constant_with_warmup"',
+    ),
     ("ti", "checkpoint.adapters = true", "job.toml:5: checkpoint.adapters: this job makes no adapter that could"),
     ("eval", "fail_below.memorization = 0.2", "job.toml:5: fail_below.memorization: memorization needs training: the"),
 ]  # fmt: skip
@@ -121,12 +144,25 @@ def test_a_checkpoint_in_one_file_is_not_quantized_as_it_is_loaded(tmp_path: Pat
         ("pti", f'{ONE_RATE}embedding.lr = 1.0\nschedule.name = "cosine"\noptimizer.name = "prodigy"'),
         ("pti", f'{ONE_RATE}embedding.lr = 1.0\nphases.mode = "joint"\noptimizer.name = "prodigy"'),
         ("dreambooth", '[optimizer]\nname = "prodigy"\n[adapter.targets]\n"*.a" = {lr = 1.0}\n"*.b" = {lr = 1.0}'),
+        ("ti", 'train.max_grad_norm = 2.0\nschedule = {name = "constant_with_warmup", warmup_steps = 10}'),
+        ("pti", "adapter.text_encoder = true\ntrain.text_encoder_steps = 5\ntrain.text_encoder_lr = 1e-5"),
+        ("dreambooth", 'adapter.kind = "full"\nadapter.text_encoder = true\ntrain.text_encoder_steps = 5'),
         ("dreambooth", 'eval.fail_below.subject_fidelity = 0.5\neval.fail_below.diversity = 0.1'),
         ("dreambooth", 'eval.encoders = ["some/clip"]\neval.held_out = "."\neval.fail_below.subject_fidelity = 0.5'),
     ],
 )  # fmt: skip
 def test_what_can_be_had_is_not_refused(tmp_path: Path, method: str, text: str) -> None:
     assert problems(tmp_path, method, text) == []
+
+
+def test_the_rate_that_a_family_has_is_not_taken_for_one_that_was_set(tmp_path: Path) -> None:
+    """A resolved job says it, though it means nothing to tokens."""
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}', encoding="utf-8")
+    assert problems(tmp_path, "ti", "", str(tmp_path)) == []
+    resolved = dump_job(read_job(tmp_path / "job.toml", METHODS))
+    (tmp_path / "again.toml").write_text(resolved, encoding="utf-8")
+    assert "lr = 0.0004" in resolved and read_job(tmp_path / "again.toml", METHODS)
+    assert len(problems(tmp_path, "ti", "train.lr = 1e-4", str(tmp_path))) == 1
 
 
 def test_a_fleet_is_judged_by_its_subjects(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from tests.job.writing import write
 from tests.methods.lab_job import JOBS
 
 
-def rate(folder: Path, model: str, *settings: str) -> float:
+def rate(folder: Path, model: str, *settings: str, method: str = "dreambooth") -> float:
     """Of a job with this model; what the resolved job says is read again as the same."""
-    job = write(folder / "job.toml", 'method = "dreambooth"\nsubject.prompt = "a sks dog"\n')
+    job = write(folder / "job.toml", f'method = "{method}"\nsubject.prompt = "a <subject> dog"\n')
     over = [override(each) for each in (f"model={model}", f"data.path={JOBS / 'data/subject'}", *settings)]
     spec: Any = read_job(job, load_plugins().methods, over)
     assert type(spec).model_validate_json(spec.model_dump_json()).train == spec.train
@@ -27,6 +27,12 @@ def test_the_family_has_a_rate(pipeline: str, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}), encoding="utf-8")
     assert rate(tmp_path, str(tmp_path)) == rate(tmp_path, str(tmp_path), "train.steps=5") == RATES.get(pipeline, RATE)
     assert rate(tmp_path, str(tmp_path), "train.lr=3e-5") == 3e-5
+
+
+@pytest.mark.parametrize("method", ["ti", "pti"])
+def test_so_it_has_in_methods_with_steps_of_their_own(method: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}', encoding="utf-8")
+    assert rate(tmp_path, str(tmp_path), method=method) == rate(tmp_path, str(tmp_path), "train.steps=5", method=method)
 
 
 def test_what_can_not_be_told_has_the_rate_of_most(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """Pivotal tuning on the lab model, a few steps at a time. What moved when, and going on: tests/runs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from loractl_pti.phases import ADAPTER, TOKENS, phases
+from loractl_pti.run import cook
 from loractl_pti.spec import PhasesSection
 from safetensors.torch import load_file
 
@@ -30,6 +32,20 @@ def test_turns_alternate_by_share(share: float, turns: str) -> None:
     active = phases(PhasesSection(mode="alternating", token_share=share, turn=5), 30)
     assert [active(step) for step in range(0, 30, 5)] == [TOKENS if turn == "t" else ADAPTER for turn in turns]
     assert all(active(step) == active(step // 5 * 5) for step in range(30))
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("sequential", [4, 5, 6]), ("alternating", [2, 3, 6]), ("joint", [0, 1, 2])]
+)
+def test_the_text_encoder_stops_after_steps_of_its_own(mode: str, expected: list[int]) -> None:
+    """Those in which the tokens alone learn don't count."""
+    settings = (f"phases.mode={mode}", "phases.turn=2", "phases.token_share=0.5", "train.steps=8")
+    learning = ("adapter.text_encoder=true", "train.text_encoder_steps=3")
+    layers = [override(each) for each in (*settings, *learning)]
+    spec: Any = read_job(JOBS / "pti.toml", load_plugins(["pti"]).methods, layers)
+    recipe, untouched = cook(spec), phases(spec.phases, 8)
+    assert [step for step in range(8) if "text_encoder" in recipe.active(step)] == expected
+    assert all(recipe.active(step) | {"text_encoder"} == untouched(step) | {"text_encoder"} for step in range(8))
 
 
 def test_a_bundle_and_files_of_their_own(tmp_path: Path) -> None:

@@ -82,6 +82,13 @@ def test_a_step_in_which_nothing_learns_is_refused() -> None:
         rate_table([Group("a", [], 1.0)], Plan(8, active=lambda step: frozenset({"a"} if step < 4 else ())))
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "polynomial"])
+def test_a_group_that_never_learns_has_no_rate(schedule: str) -> None:
+    groups = [Group(name, [], 1.0) for name in ("always", "never")]
+    table = rate_table(groups, Plan(4, schedule=schedule, active=lambda _: frozenset({"always"})))
+    assert [rates[1] for rates in table] == [None] * 4 and table[0][0] == 1.0
+
+
 def test_a_rate_below_the_end_of_its_schedule_is_refused() -> None:
     with pytest.raises(JobError, match="polynomial"):
         rate_table([Group("a", [], 1e-8)], Plan(8, schedule="polynomial"))

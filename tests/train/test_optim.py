@@ -85,19 +85,47 @@ def test_lora_s_up_moves_though_it_starts_at_zero() -> None:
     assert up.detach().abs().min() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["adamw", "schedulefree-adamw", "prodigy", "lion"])
+def test_betas_are_the_optimizers_own_unless_said(name: str) -> None:
+    """0.9 and 0.999; Chen et al. 2023, algorithm 2, has 0.9 and 0.99."""
+    groups = [Group("all", [parameter(1.0)], 1e-3)]
+    assert make_optimizer(groups, name).defaults["betas"] == (0.9, 0.99 if name == "lion" else 0.999)
+    assert make_optimizer(groups, name, betas=(0.8, 0.9)).defaults["betas"] == (0.8, 0.9)
+
+
 def test_lion_follows_its_algorithm() -> None:
-    """Chen et al. 2023, algorithm 2, line by line."""
+    """Chen et al. 2023, algorithm 2, line by line, for parameters of several shapes, one of which rests at times."""
     torch.manual_seed(0)
-    weight = nn.Parameter(torch.randn(5))
-    theta, momentum = weight.detach().clone(), torch.zeros(5)
-    optimizer, rate, decay, (beta1, beta2) = Lion([weight], 0.01, (0.9, 0.99), 0.1), 0.01, 0.1, (0.9, 0.99)
-    for _ in range(5):
-        weight.grad = torch.randn(5)
-        update = torch.sign(beta1 * momentum + (1 - beta1) * weight.grad)
-        theta = theta - rate * (update + decay * theta)
-        momentum = beta2 * momentum + (1 - beta2) * weight.grad
+    rate, decay, (beta1, beta2) = 0.01, 0.1, (0.9, 0.99)
+    weights = [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in ((5,), (3, 4), (2, 3, 3, 3))]
+    optimizer = Lion(weights, rate, (beta1, beta2), decay)
+    thetas = [weight.detach().clone() for weight in weights]
+    momenta = [torch.zeros_like(theta) for theta in thetas]
+    for step in range(6):
+        for i, weight in enumerate(weights):
+            weight.grad = None if i == 1 and step % 2 else torch.randn_like(weight)
+            if weight.grad is not None:
+                update = torch.sign(beta1 * momenta[i] + (1 - beta1) * weight.grad)
+                thetas[i] = thetas[i] - rate * (update + decay * thetas[i])
+                momenta[i] = beta2 * momenta[i] + (1 - beta2) * weight.grad
         optimizer.step()
-        torch.testing.assert_close(weight.detach(), theta)
+        for weight, theta in zip(weights, thetas, strict=True):
+            torch.testing.assert_close(weight.detach(), theta, rtol=0, atol=1e-12)
+    assert {optimizer.state[weight]["momentum"].shape for weight in weights} == {theta.shape for theta in thetas}
+
+
+def test_lion_moves_many_parameters_in_a_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def add(parameters: list[Tensor], *_: Any, **__: Any) -> None:
+        calls.append(len(parameters))
+
+    monkeypatch.setattr(torch, "_foreach_add_", add)
+    weights = [parameter(1.0) for _ in range(50)]
+    for weight in weights:
+        weight.grad = torch.ones(1)
+    Lion(weights).step()
+    assert calls == [50]
 
 
 # What can't be had
