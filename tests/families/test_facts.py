@@ -1,5 +1,6 @@
 """What the families say of themselves, held against diffusers' pipelines; and what is refused."""
 
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -119,6 +120,7 @@ def test_flux2_trains_along_the_shift_of_its_own_pictures(monkeypatch: pytest.Mo
     model = Flux2Klein(whole("flux2"), torch.float32)
     scheduler = model.scheduler
 
+    @wraps(scheduler.set_timesteps)
     def stop(*arguments: Any, **named: Any) -> None:
         type(scheduler).set_timesteps(scheduler, *arguments, **named)
         raise InterruptedError
