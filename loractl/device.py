@@ -29,7 +29,7 @@ def pick_device(name: str, index: int | None = None) -> torch.device:
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """ "auto" is bf16 on a GPU that computes in it, fp32 elsewhere."""
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return PRECISIONS[name]
 
 

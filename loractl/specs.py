@@ -6,7 +6,8 @@ are relative to its folder (`InputPath`).
 """
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -261,6 +262,15 @@ class MemorySection(Section):
 class AdapterUse(Section):
     path: InputPath = Field(description="the file of an adapter, of a learned token, or of both")
     weight: Finite = Field(1.0, description="what its ΔW is multiplied by; may be negative; learned tokens have none")
+
+
+def stems(files: Iterable[Path]) -> tuple[str, ...]:
+    """The files' names without endings, numbered from the second of a name on: face, face-2."""
+    seen, named = Counter[str](), []
+    for stem in (file.stem for file in files):
+        seen[stem] += 1
+        named.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
+    return tuple(named)
 
 
 class SampleSection(Section):

@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SHORTER = {"steps = 300": "steps = 3", "[sample]": "[eval]\nsamples = 2\n\n[prior]\nnum_images = 2\n\n[sample]"}
+SHORTER = {
+    "steps = 300": "steps = 3",
+    "[prior]": "[prior]\nnum_images = 2",
+    "[sample]": "[eval]\nsamples = 2\n\n[sample]",
+}
 
 
 def commands() -> list[str]:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from loractl.cli.display import bars, number
 from loractl.cli.many import Many, errands
-from loractl.cli.plan import lines, planned
+from loractl.cli.plan import lines, planned, read_for
 from loractl.errors import InputError, JobError, did_you_mean
 from loractl.fields import fields
 from loractl.job import Layer, option, override, read_job
@@ -122,7 +122,7 @@ class Commands:
 
     def plan(self, job: JobFile, set_: Overrides = None, gpu: GpuName = None) -> Report:
         """Tell what a training job takes (parameters, file size, memory, time), without loading its model."""
-        told = planned(read_job(job, self.plugins.methods, _layers(set_, None, False)), gpu)
+        told = planned(read_for(gpu, job, self.plugins.methods, _layers(set_, None, False)), gpu)
         return Report(lines(told), told)
 
     def methods(self) -> Report:

@@ -1,14 +1,29 @@
 """`loractl plan`: what a training job would take, told before anything of it is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from loractl.errors import JobError
+from loractl.job import Layer, option, read_job
+from loractl.method import Method
 from loractl.sections import AdapterSection, EmbeddingSection, TrainingSpec
+from loractl.sections.presets import fitting
 from loractl.specs import Spec
 
 Planned = dict[str, Any]
 _UNITS = ((3600, "h"), (60, "min"), (1, "s"))
+
+
+def read_for(gpu: str | None, file: Path, methods: Mapping[str, Method[Any]], layers: Sequence[Layer]) -> Spec:
+    """The job as it is on this GPU of the table, if one is named: a preset "auto" goes by its memory."""
+    spec = read_job(file, methods, layers)
+    if gpu is None or not isinstance(spec, TrainingSpec) or spec.memory.preset != "auto" or spec.memory.device == "cpu":
+        return spec
+    from loractl.plan import gpus
+
+    preset = fitting(gpus.find(gpu).memory)
+    return read_job(file, methods, [*layers, option("--gpu", "memory.preset", preset)])
 
 
 def planned(spec: Spec, gpu: str | None) -> Planned:
@@ -68,6 +83,7 @@ def settings(spec: TrainingSpec) -> dict[str, Any]:
         "gradient_checkpointing": spec.memory.gradient_checkpointing,
         "phases": spec.memory.phases,
         "texts_on_cpu": spec.memory.text_encoders == "cpu",
+        "reads_at_each_step": spec.data.shuffle_tags or spec.data.tag_dropout > 0,
         "quantize": spec.memory.quantize,
         "offload": spec.memory.offload,
         "saved": spec.output.dtype,

@@ -1,6 +1,8 @@
 """Flux.2 Klein: three hidden states of Qwen 3; a transformer on a flow that sees 2 × 2 patches of whitened latents."""
 
+import inspect
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from loractl.errors import MismatchError
 from loractl.families.family import Family
 from loractl.families.packing import PATCH, grid, places, sequence
+from loractl.families.prediction import DiffusionPath, noise_path
 from loractl.families.targets import ATTENTION, TEXT_ATTENTION, preset_table
 
 AXES = 4  # of positions: time, row, column, and the place in the text
@@ -30,6 +33,17 @@ class Flux2Klein(Family):
         ("ff.linear_out", "ff_context.linear_out", "single_transformer_blocks.*.attn.to_out"),
     )
     text_length = 512
+
+    @cached_property
+    def path(self) -> DiffusionPath:
+        """The shift falls with the steps of a run as well: that of a picture of the model's own size in as many steps
+        as the pipeline takes by itself.
+        """
+        from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+
+        tokens = (self.resolution // self.multiple) ** 2
+        steps = inspect.signature(self.pipeline.__call__).parameters["num_inference_steps"].default
+        return noise_path(self.scheduler, mu=compute_empirical_mu(tokens, steps)).to(self.device)
 
     @property
     def shift(self) -> Tensor:

@@ -105,17 +105,18 @@ class FlowPath:
 DiffusionPath = NoisePath | FlowPath
 
 
-def noise_path(scheduler: Any, tokens: int | None = None) -> DiffusionPath:
+def noise_path(scheduler: Any, tokens: int | None = None, mu: float | None = None) -> DiffusionPath:
     """The path of a diffusers scheduler.
 
     Some flow models are sampled with a shift that grows with the picture: `tokens` is the picture's length as the
-    denoiser sees it, and without it the longest that the scheduler knows, which is the model's own resolution.
+    denoiser sees it, and without it the longest that the scheduler knows, which is the model's own resolution. `mu` is
+    what a pipeline tells the scheduler that finds the shift in its own way.
     """
     config = scheduler.config
     if config.get("use_flow_sigmas"):  # a scheduler of diffusion models, which Sana's pipelines put on a flow
         return FlowPath(config.num_train_timesteps, float(config.flow_shift))
     if "shift" in config:
-        return FlowPath(config.num_train_timesteps, _shift(config, tokens))
+        return FlowPath(config.num_train_timesteps, _shift(config, tokens, mu))
     return NoisePath(scheduler.alphas_cumprod.float().cpu(), config.prediction_type)
 
 
@@ -131,13 +132,16 @@ def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
 _TIME_SHIFTS: Mapping[str, Callable[[float], float]] = {"exponential": math.exp, "linear": float}
 
 
-def _shift(config: Any, tokens: int | None) -> float:
+def _shift(config: Any, tokens: int | None, mu: float | None) -> float:
     if not config.use_dynamic_shifting:
         return float(config.shift)
+    return _TIME_SHIFTS[config.time_shift_type](_usual_mu(config, tokens) if mu is None else mu)
+
+
+def _usual_mu(config: Any, tokens: int | None) -> float:
     shortest, longest = config.base_image_seq_len, config.max_image_seq_len
     share = ((tokens or longest) - shortest) / (longest - shortest)
-    mu = config.base_shift + share * (config.max_shift - config.base_shift)
-    return _TIME_SHIFTS[config.time_shift_type](mu)
+    return float(config.base_shift + share * (config.max_shift - config.base_shift))
 
 
 def _spread(values: Tensor, like: Tensor) -> Tensor:

@@ -131,8 +131,15 @@ class _Plan:
 
     def _reading(self) -> int:
         """Text encoders, which need little besides; those that read on the CPU take nothing of the GPU."""
-        elsewhere = self.gpu is not None and self.job.texts_on_cpu and not self._learning_encoders()
-        return 0 if elsewhere else self._resident(*self.encoders)
+        return 0 if self._read_elsewhere() else self._resident(*self.encoders)
+
+    def _read_elsewhere(self) -> bool:
+        return self.gpu is not None and self.job.texts_on_cpu and not self._learning_encoders()
+
+    def _staying_encoders(self) -> list[str]:
+        """Those beside the denoiser in training: all of them, where words learn or are read at every step."""
+        reads = self.job.reads_at_each_step and not self._read_elsewhere()
+        return self.encoders if reads or self._learning_encoders() else []
 
     def _sampling(self) -> int:
         """All networks while a picture is decoded; or the largest of those that take turns."""
@@ -205,7 +212,7 @@ class _Plan:
         job = self.job
         per_parameter = STATES.get(job.optimizer, OPTIMIZER_STATE)
         return {
-            "weights": self._resident(self.name, *self._learning_encoders()),
+            "weights": self._resident(self.name, *self._staying_encoders()),
             "adapter": 0 if job.whole else 4 * trained,
             "gradients": 4 * trained,
             "optimizer": int(per_parameter * trained),

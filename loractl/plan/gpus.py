@@ -2,7 +2,7 @@
 
 The rates are those of dense tensor cores with sums in fp32, which is how training multiplies; vendors also print
 the double, for sparse matrices or for sums in fp16. Sources: NVIDIA's white papers of the Turing, Ampere (GA102),
-Ada and Blackwell architectures (appendices), and the data sheets of T4, V100, A10, A100, L4, L40S, H100, H200, RTX
+Ada and Blackwell architectures (appendices), and the data sheets of T4, V100, A10, A100, L4, L40, L40S, H100, H200, RTX
 A6000 and RTX 6000 Ada.
 """
 
@@ -50,6 +50,7 @@ _TABLE = (
     Gpu("RTX 5090", 32, 1792, 209.5),
     Gpu("A10", 24, 600, 125),
     Gpu("L4", 24, 300, 121),
+    Gpu("L40", 48, 864, 181),
     Gpu("L40S", 48, 864, 362),
     Gpu("A100", 80, 2039, 312),
     Gpu("A100 40GB", 40, 1555, 312),
@@ -72,8 +73,9 @@ def find(name: str) -> Gpu:
 
 
 def recognize(name: str) -> Gpu | None:
-    """The row of the table for the name that a driver gives: of those contained in it, the longest."""
-    found = [gpu for key, gpu in GPUS.items() if key in name.lower().replace("-", " ")]
+    """The row of the table for the name that a driver gives: of those whose words are all in it, the longest."""
+    words = set(name.lower().replace("-", " ").split())
+    found = [gpu for key, gpu in GPUS.items() if words.issuperset(key.split())]
     return max(found, key=lambda gpu: len(gpu.name), default=None)
 
 

@@ -12,8 +12,8 @@ class Training:
     """What a job says, as far as memory and time follow from it.
 
     `targets` is None where no adapter learns, and `whole` means that all weights do. `batch` counts the pictures of one
-    forward pass, those of the class included; `vectors` the embedding vectors that learn. `samples` are all pictures
-    made, in `sample_steps` steps each.
+    forward pass, those of the class included; `vectors` the embedding vectors that learn. `reads_at_each_step`:
+    new captions come up all the time. `samples` are all pictures made, in `sample_steps` steps each.
     """
 
     source: str
@@ -36,6 +36,7 @@ class Training:
     gradient_checkpointing: bool = False
     phases: bool = False
     texts_on_cpu: bool = False
+    reads_at_each_step: bool = False
     quantize: str = "none"
     offload: str = "none"
     saved: str = "fp16"

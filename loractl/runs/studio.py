@@ -11,6 +11,7 @@ from loractl.families.family import Family
 from loractl.sample.adapted import requests
 from loractl.sample.denoise import After, Request, render
 from loractl.sample.phases import render_in_phases
+from loractl.sample.sizes import pixels
 from loractl.sample.task import sampling_by
 from loractl.specs import SampleSection
 
@@ -50,8 +51,10 @@ class Studio:
         return self.make(self.requests(sample, prompt), stage)
 
     def requests(self, sample: SampleSection, prompt: str) -> list[Request]:
-        """What a job wants to see: its own prompts, or the subject's."""
-        settings = (sample.steps, sample.guidance, sample.size, sample.negative)
+        """What a job wants to see: its own prompts, or the subject's. MismatchError for a size that the model does not
+        draw.
+        """
+        settings = (sample.steps, sample.guidance, pixels(self.model, sample.size), sample.negative)
         return requests(self.model, sample.prompts or (prompt,), sample.seeds, *settings)
 
     def score_samples(self, prompts: Sequence[str], stage: str) -> list[Image.Image]:

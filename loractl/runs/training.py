@@ -132,6 +132,7 @@ class Run:
     def prepare(self, model: Family) -> None:
         """The pictures, and what the untouched model makes of the prompts."""
         self.model, self.studio = model, Studio(model, self.emit)
+        self.studio.requests(self.spec.sample, self.recipe.prompt)  # a size that can't be drawn is told now
         with self.team.leader_first():  # the others find its class pictures and cached latents
             self.sources, pictures = make_sources(self.spec, self.recipe, self.studio, self.emit)
         self.data = data_hash(pictures)

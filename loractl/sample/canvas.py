@@ -41,6 +41,11 @@ class Canvas:
         return Image.composite(made, self.picture, soft_edge(self.mask, self.edge))
 
 
+def blank(size: Size) -> Canvas:
+    """All of it to be painted anew: what a model for inpainting is given where there is nothing to keep."""
+    return Canvas(Image.new("RGB", size), 1.0, Image.new("L", size, 255))
+
+
 def soft_edge(mask: Image.Image, width: int) -> Image.Image:
     """How much of the new picture shows, 0 to 255: nothing outside the mask, and all of it `width` pixels inside.
 

@@ -113,6 +113,12 @@ def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], cell: int = 128) ->
     return whole
 
 
+def shrunk(file: Path, side: int) -> Image.Image:
+    """The picture of a file, brought to a longer side of so many pixels; the file is closed, as there may be many."""
+    with Image.open(file) as picture:
+        return brought_to(picture, side)
+
+
 def brought_to(picture: Image.Image, side: int) -> Image.Image:
     """The picture with a longer side of so many pixels; its own pixels show where it is enlarged."""
     longer = max(picture.size)

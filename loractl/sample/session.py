@@ -92,6 +92,8 @@ class Session:
             check(adapter, use, self.model.components, self._wanted == "branch")
             teach(self.model, adapter)
         except (JobError, MismatchError) as error:
+            if adapter.tokens:
+                self._teach_again()  # one of several text encoders may have learned them
             raise type(error)(f"{called}: {error}") from error
         self._added += 1
         self._held[name] = Held(adapter, use, self._added)
@@ -104,9 +106,7 @@ class Session:
         del self._held[name]
         self._rearrange()
         if dropped.adapter.tokens:
-            forget(self.model)
-            for held in self._held.values():
-                teach(self.model, held.adapter)
+            self._teach_again()
 
     def set_weights(self, uses: Mapping[str, float | Use]) -> None:
         """New weights, or new uses as a whole, by adapter; of the others nothing changes.
@@ -248,6 +248,12 @@ class Session:
             engine.close()
         self._engines.clear()
         self._plans.clear()
+
+    def _teach_again(self) -> None:
+        """Has the model know the tokens of the adapters that are held, and no others."""
+        forget(self.model)
+        for held in self._held.values():
+            teach(self.model, held.adapter)
 
     def _network(self, component: str) -> nn.Module:
         return self.model.components[component]

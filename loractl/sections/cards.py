@@ -1,15 +1,15 @@
-"""How much memory the GPU has free, as the driver's own tool says: a job is read before torch is imported."""
+"""How much memory the GPU has, as the driver's own tool says: a job is read before torch is imported."""
 
 import os
 import subprocess
 from functools import cache
 
-COMMAND = ("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits")
+COMMAND = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
 
 
 @cache
-def free_gigabytes() -> float | None:
-    """GiB, of the GPU that has least among those that CUDA_VISIBLE_DEVICES leaves; None where none is found."""
+def gigabytes() -> float | None:
+    """GiB, of the smallest GPU among those that CUDA_VISIBLE_DEVICES leaves; None where none is found."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         chosen = () if visible is None else ("-i", visible)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from loractl.sections.cards import free_gigabytes
+from loractl.sections.cards import gigabytes
 from loractl.specs import Section
 
 S = TypeVar("S", bound=Section)
@@ -58,14 +58,16 @@ PRESETS: Mapping[str, Mapping[str, Settings]] = {
 }
 
 
-# GiB that are free → the preset that "auto" stands for, the first that fits; with more, none is needed.
-_ROOM = ((11, "8gb"), (22, "12gb"), (72, "24gb"))
+# GiB of a card → the preset that "auto" stands for, the first that fits; with more, none is needed. What a card has
+# and not what is free, which changes: an interrupted run shall go on with the settings that it began with. A driver
+# counts a little less than the maker: 11.99 for 12, and 22.5 for 24 with error correction.
+_ROOM = ((11.5, "8gb"), (22, "12gb"), (72, "24gb"))
 
 
 def with_preset(memory: S, preset: str | None, source: str) -> S:
     """The section with a preset's settings for the model `source`, where it is silent."""
     if preset == "auto":
-        preset = None if getattr(memory, "device", "auto") == "cpu" else fitting(free_gigabytes())
+        preset = None if getattr(memory, "device", "auto") == "cpu" else fitting(gigabytes())
     if preset is None:
         return memory
     settings = {**PRESETS[preset][size(source)], **_of_texts(preset, source)}
@@ -75,9 +77,9 @@ def with_preset(memory: S, preset: str | None, source: str) -> S:
     return memory.model_copy(update=found)
 
 
-def fitting(free: float | None) -> str | None:
-    """The preset for a GPU with so many GiB free, if it needs one and there is one."""
-    return None if free is None else next((preset for most, preset in _ROOM if free < most), None)
+def fitting(memory: float | None) -> str | None:
+    """The preset for a GPU of so many GiB, if it needs one and there is one."""
+    return None if memory is None else next((preset for most, preset in _ROOM if memory < most), None)
 
 
 def _of_texts(preset: str, source: str) -> Settings:

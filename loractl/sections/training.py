@@ -122,7 +122,7 @@ class TrainMemorySection(DenoiserMemorySection):
     )
     preset: Literal["auto", "8gb", "12gb", "24gb"] | None = Field(
         None,
-        description="settings for the model on a GPU of this size, or with auto by what the GPU here has free; keys "
+        description="settings for the model on a GPU of this size, or with auto by the memory of the GPU here; keys "
         "that are set beside it win",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(

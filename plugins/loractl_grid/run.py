@@ -4,21 +4,21 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from loractl.device import pick_device, pick_dtype, require_determinism
 from loractl.events import Emit, Progress, Wrote
 from loractl.families.pipeline import load_model
 from loractl.families.precision import Keeping
 from loractl.method import Outcome
 from loractl.sample.axes import draw_table
+from loractl.sample.origin import origin
 from loractl.sample.page import page
-from loractl.sample.picture import is_made, said, save_png, settings_texts
+from loractl.sample.picture import is_made, said, save_png, settings_texts, shrunk
 from loractl.sample.schedule import Schedule, Use
 from loractl.sample.session import Session
 from loractl.sample.stack import changed_networks
 from loractl.sample.task import sampler_label
 from loractl.sections.schedules import ScheduleSection, parsed
+from loractl.specs import stems
 from loractl_grid.shots import BATCH, Shot, Uses, Worn, axes, batches, plan
 from loractl_grid.spec import FILES, GridSpec
 
@@ -46,8 +46,8 @@ class Wardrobe:
 
     def weights(self, uses: Uses) -> dict[str, float]:
         """Of the worn files that change a network, by their names."""
-        named = zip(self.worn, uses, strict=True)
-        return {use.file.stem: use.weight for name, use in named if name in self.changing}
+        named = zip(self.worn, stems(use.file for use in uses), uses, strict=True)
+        return {stem: use.weight for name, stem, use in named if name in self.changing}
 
     def _put_on(self, name: str, file: Path) -> None:
         adapter = self.session.add(name, file, allow_pickle=self.allow_pickle)
@@ -74,7 +74,9 @@ def run(spec: GridSpec, emit: Emit) -> Outcome:
 
 
 def make_pictures(spec: GridSpec, session: Session, shots: Sequence[Shot], emit: Emit) -> int:
-    """Renders and writes what is not there yet; returns how many pictures that were."""
+    """Renders and writes what is not there yet, or all of it where the job overwrites; returns how many pictures that
+    were.
+    """
     wardrobe, groups = Wardrobe(session, spec.allow_pickle), batches(shots)
     for group in groups:
         wardrobe.wear(group[0].uses)  # a file that does not fit is found before the first picture is made
@@ -82,7 +84,7 @@ def make_pictures(spec: GridSpec, session: Session, shots: Sequence[Shot], emit:
     for group in groups:
         wardrobe.wear(group[0].uses)
         texts = {shot: settings(spec, wardrobe, shot) for shot in group}
-        missing = {shot for shot in group if not is_made(shot.file, texts[shot])}
+        missing = {shot for shot in group if spec.output.overwrite or not is_made(shot.file, texts[shot])}
         if missing:
             wanted = [shot.request for shot in group]
             pictures = session.render(wanted, BATCH, _reporter(emit, done, total))
@@ -97,14 +99,18 @@ def make_pictures(spec: GridSpec, session: Session, shots: Sequence[Shot], emit:
 
 def settings(spec: GridSpec, wardrobe: Wardrobe, shot: Shot) -> dict[str, str]:
     """The texts of a picture's file: an adapter counts by its content, since a file may change under its name."""
+    if spec.output.metadata == "minimal":
+        return spec.provenance()
     model = wardrobe.session.model
-    details = {
+    details: dict[str, object] = {
         "files": [_told(use, wardrobe.hashes[use.file]) for use in shot.uses],
         "revision": spec.model.revision,
         "precision": str(model.dtype).removeprefix("torch."),
     }
     if spec.memory.quantize != "none":
         details["quantize"] = spec.memory.quantize
+    if files := origin(spec.model.source, spec.model.config):
+        details["model_files"] = files
     scheduler = sampler_label(model.scheduler)
     return settings_texts(shot.request, spec.model.source, wardrobe.weights(shot.uses), scheduler, details=details)
 
@@ -115,16 +121,18 @@ def write_tables(spec: GridSpec, shots: Sequence[Shot]) -> dict[str, Path]:
     size = len(x.labels) * len(y.labels)
     files = {}
     for place in range(len(z.labels)):
-        pictures = [Image.open(shot.file) for shot in shots[place * size : (place + 1) * size]]
+        here = shots[place * size : (place + 1) * size]
+        cell = max(SMALLEST, here[0].request.shape[0])
         name = f"table-z{place + 1}"
-        drawn = draw_table(x, y, pictures, z.says(place), max(SMALLEST, pictures[0].width))
+        drawn = draw_table(x, y, [shrunk(shot.file, cell) for shot in here], z.says(place), cell)
         files[name] = save_png(spec.destination() / f"{name}.png", drawn)
     return files
 
 
 def write_page(spec: GridSpec, shots: Sequence[Shot]) -> Path:
     file = spec.destination() / "grid.html"
-    shown = page(spec.name, common(spec, shots[0]), axes(spec), [shot.file.read_bytes() for shot in shots])
+    facts = {} if spec.output.metadata == "minimal" else common(spec, shots[0])
+    shown = page(spec.name, facts, axes(spec), [shot.file.read_bytes() for shot in shots])
     file.write_text(shown, encoding="utf-8")
     return file
 

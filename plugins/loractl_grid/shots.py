@@ -9,7 +9,9 @@ from typing import Any
 from loractl.families.family import Family
 from loractl.sample.adapted import requests
 from loractl.sample.axes import Axis, short_names
+from loractl.sample.canvas import blank
 from loractl.sample.denoise import Request
+from loractl.sample.sizes import pixels
 from loractl_grid.spec import FILES, Choice, GridSpec
 
 BATCH = 4
@@ -75,7 +77,9 @@ def _axis(choice: Choice) -> Axis:
 
 def _request(model: Family, said: dict[str, Any]) -> Request:
     prompt, seed, steps, guidance = (said[name] for name in ("prompt", "seed", "steps", "guidance"))
-    (request,) = requests(model, [prompt], [seed], steps, guidance, said["size"], said["negative"])
+    size = pixels(model, said["size"])
+    canvas = blank(size) if model.is_inpainting else None
+    (request,) = requests(model, [prompt], [seed], steps, guidance, size, said["negative"], canvas=canvas)
     return request
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from loractl.formats.pickles import is_pickle
 from loractl.formats.safefile import data_hash
+from loractl.sample.origin import origin
 from loractl.tensors.adapter import Adapter
 from loractl_infer.prompts import spoken
 from loractl_infer.spec import InferSpec, ScheduledUse
@@ -56,6 +57,7 @@ def details(spec: InferSpec, parts: Sequence[Part], precision: str) -> dict[str,
         "files": [part.told() for part in parts],
         "engine": spec.composition.engine,
         "revision": spec.model.revision,
+        "model_files": origin(spec.model.source, spec.model.config),
         "precision": precision,
         "quantize": None if spec.memory.quantize == "none" else spec.memory.quantize,
         "image": _file(spec.sample.image),

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from PIL import Image
-
 from loractl.device import pick_device, pick_dtype, require_determinism
 from loractl.events import Emit, Progress, Wrote
 from loractl.families.pipeline import load_model
@@ -14,7 +12,7 @@ from loractl.families.precision import Keeping
 from loractl.formats.safefile import replacing
 from loractl.method import Outcome
 from loractl.sample.denoise import pipeline_for
-from loractl.sample.picture import is_made, save_png, settings_texts, sheet
+from loractl.sample.picture import is_made, save_png, settings_texts, sheet, shrunk
 from loractl.sample.preview import Preview
 from loractl.sample.schedule import Schedule, Use
 from loractl.sample.session import Session
@@ -24,6 +22,8 @@ from loractl.sections.schedules import ScheduleSection
 from loractl_infer.parts import Part, a1111_hashes, details
 from loractl_infer.shots import Shot, batches, plan
 from loractl_infer.spec import InferSpec, ScheduledUse
+
+CELL = 128  # pixels of a picture in the sheet
 
 
 def run(spec: InferSpec, emit: Emit) -> Outcome:
@@ -57,8 +57,9 @@ class Easel:
         self.made = 0
 
     def make(self) -> None:
-        """Renders and writes what is not there yet."""
-        missing = {shot.file for shot in self.shots if not is_made(shot.file, self.texts[shot.file])}
+        """Renders and writes what is not there yet, or all of it where the job overwrites."""
+        anew = self.spec.output.overwrite
+        missing = {shot.file for shot in self.shots if anew or not is_made(shot.file, self.texts[shot.file])}
         groups = [group for group in batches(self.shots) if any(shot.file in missing for shot in group)]
         done, total = 0, sum(shot.request.steps_run for group in groups for shot in group)
         for group in groups:
@@ -68,9 +69,9 @@ class Easel:
     def save_sheet(self) -> None:
         """All pictures, whenever they were made."""
         per_row = len(self.spec.sample.seeds)
-        pictures = [Image.open(shot.file) for shot in self.shots]
+        pictures = [shrunk(shot.file, CELL) for shot in self.shots]
         rows = [pictures[start : start + per_row] for start in range(0, len(pictures), per_row)]
-        drawn = sheet(list(zip(self.spec.sample.prompts, rows, strict=True)))
+        drawn = sheet(list(zip(self.spec.sample.prompts, rows, strict=True)), CELL)
         self._wrote("sheet", save_png(self.spec.destination() / "sheet.png", drawn), "sheet")
 
     def save_trace(self) -> None:

@@ -1,21 +1,18 @@
 """The pictures of an inference job: what each asks for, where it goes, and which are rendered together."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from PIL import Image
-
 from loractl.data.images import cut, read_picture
 from loractl.data.masks import check_mask, read_mask
-from loractl.errors import MismatchError
 from loractl.families.family import Family
 from loractl.sample.adapted import requests
-from loractl.sample.canvas import Canvas, Size
+from loractl.sample.canvas import Canvas, Size, blank
 from loractl.sample.denoise import Request
 from loractl.sample.picture import file_name
+from loractl.sample.sizes import pixels
 from loractl_infer.sample import InferSampleSection
 from loractl_infer.spec import InferSpec
 
@@ -52,31 +49,13 @@ def batches(shots: Sequence[Shot]) -> list[list[Shot]]:
     return [group[start : start + BATCH] for group in groups for start in range(0, len(group), BATCH)]
 
 
-def pixels(model: Family, said: int | str | None) -> Size:
-    """Width and height of the pictures, which a job says as 512 or "768x512". MismatchError where the model can't draw
-    such.
-    """
-    sides = [int(side) for side in str(said or model.resolution).split("x")]
-    unit = math.lcm(model.multiple, int(model.pipeline.vae_scale_factor))
-    if any(side % unit for side in sides):
-        near = "x".join(str(side - side % unit or unit) for side in sides)
-        raise MismatchError(
-            f"this model's pictures have sides of a multiple of {unit} pixels: set sample.size = {near}, not {said}"
-        )
-    return sides[0], sides[-1]
-
-
 def canvas(sample: InferSampleSection, model: Family, size: Size) -> Canvas | None:
     """The picture to start from and its mask; a model for inpainting has them always, if need be all to be painted."""
     if sample.image is None:
-        return Canvas(Image.new("RGB", size), 1.0, _white(size)) if model.is_inpainting else None
+        return blank(size) if model.is_inpainting else None
     picture = read_picture(sample.image)
-    mask = _white(size) if model.is_inpainting else None
+    mask = blank(size).mask if model.is_inpainting else None
     if sample.mask is not None:
         check_mask(sample.mask, picture.size)
         mask = read_mask(sample.image, sample.mask)
     return Canvas(cut(picture, size), sample.share, mask and cut(mask, size), sample.paste_edge)
-
-
-def _white(size: Size) -> Image.Image:
-    return Image.new("L", size, 255)

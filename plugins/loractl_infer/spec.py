@@ -1,13 +1,12 @@
 """What an inference job may say."""
 
-from collections import Counter
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from loractl.sections.memory import PictureMemorySection
 from loractl.sections.schedules import Schedule
-from loractl.specs import AdapterUse, Finite, Model, Section, Spec
+from loractl.specs import AdapterUse, Finite, Model, Section, Spec, stems
 from loractl_infer.prompts import Prompt, parse_prompt
 from loractl_infer.sample import InferSampleSection
 
@@ -52,12 +51,7 @@ class InferSpec(Spec):
     @property
     def names(self) -> tuple[str, ...]:
         """Of the adapters: their files', numbered from the second of a name on: face, face-2."""
-        stems, seen = [use.path.stem for use in self.adapters], Counter[str]()
-        named = []
-        for stem in stems:
-            seen[stem] += 1
-            named.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
-        return tuple(named)
+        return stems(use.path for use in self.adapters)
 
     @property
     def engine(self) -> Literal["auto", "composed", "branch"]:

@@ -1,5 +1,6 @@
 """What the families say of themselves, held against diffusers' pipelines; and what is refused."""
 
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from loractl.errors import MismatchError
 from loractl.families.conditioning import joined, padded
 from loractl.families.family import Family
 from loractl.families.flux import Flux
+from loractl.families.flux2 import Flux2Klein
 from loractl.families.packing import grid, pack, places, sequence, unpack
 from loractl.families.pipeline import family_of
 from loractl.families.prediction import FlowPath
@@ -111,6 +113,24 @@ def test_flux2_whitens_latents_as_its_pipeline_does(trained: Train) -> None:
     model, picture = load(trained("flux2").folder), noise(1, 3, 64, 64).clamp(-1, 1)
     theirs = model.pipeline._encode_vae_image(picture, None)
     torch.testing.assert_close(model.encode_pictures(picture).mean, theirs, rtol=0, atol=1e-6)
+
+
+def test_flux2_trains_along_the_shift_of_its_own_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its own size and number of steps, as the pipeline takes them; it tells the scheduler a shift of its own."""
+    model = Flux2Klein(whole("flux2"), torch.float32)
+    scheduler = model.scheduler
+
+    @wraps(scheduler.set_timesteps)
+    def stop(*arguments: Any, **named: Any) -> None:
+        type(scheduler).set_timesteps(scheduler, *arguments, **named)
+        raise InterruptedError
+
+    monkeypatch.setattr(scheduler, "set_timesteps", stop)
+    with pytest.raises(InterruptedError):
+        model.paint(prompt=["a dog"], negative_prompt=[""], guidance_scale=1.0)
+    found = model.path.timesteps(torch.linspace(1, 1 / 50, 50))
+    torch.testing.assert_close(found, scheduler.timesteps, atol=1e-2, rtol=0)
+    assert isinstance(model.path, FlowPath) and 7 < model.path.shift < 9
 
 
 def test_qwen_image_scales_each_channel(trained: Train) -> None:

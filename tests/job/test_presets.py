@@ -61,14 +61,14 @@ def test_text_encoders_too_large_for_the_gpu_read_elsewhere(
 
 
 @pytest.mark.parametrize(
-    ("free", "preset"),
-    [(None, None), (7.6, "8gb"), (11.4, "12gb"), (15.5, "12gb"), (23.3, "24gb"), (47, "24gb"), (79, None)],
+    ("card", "preset"),
+    [(None, None), (8, "8gb"), (11, "8gb"), (11.99, "12gb"), (16, "12gb"), (22.5, "24gb"), (48, "24gb"), (79.6, None)],
 )
-def test_auto_goes_by_what_is_free(
-    free: float | None, preset: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_auto_goes_by_the_card(
+    card: float | None, preset: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = model(tmp_path, "FluxPipeline")
-    monkeypatch.setattr(presets, "free_gigabytes", lambda: free)
+    monkeypatch.setattr(presets, "gigabytes", lambda: card)
     memory = TrainMemorySection(preset="auto")
     expected = with_preset(memory, preset, source)
     assert resolved({"preset": "auto"}, source) == expected
@@ -80,6 +80,7 @@ def test_auto_goes_by_what_is_free(
     [
         ("echo 11000; echo 8192", None, 8.0),
         ('test "$3 $4" = "-i 1" && echo 24576', "1", 24.0),
+        ('test "$1" = --query-gpu=memory.total && echo 8192', None, 8.0),
         ("echo No devices were found; exit 6", None, None),
         ("echo [N/A]", None, None),
     ],
@@ -94,7 +95,7 @@ def test_the_driver_is_asked(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert cards.free_gigabytes.__wrapped__() == expected
+    assert cards.gigabytes.__wrapped__() == expected
 
 
 def test_what_it_became_is_read_again_as_the_same(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loractl_grid import run
 from loractl_grid.spec import GridSpec
 from PIL import Image
 
@@ -17,6 +18,7 @@ from loractl.formats import save_adapter
 from loractl.job import read_job
 from loractl.method import Method
 from loractl.sample.adapted import apply
+from loractl.sample.axes import draw_table
 from loractl.sample.denoise import Request, render
 from loractl.sample.schedule import Schedule, Use
 from loractl.sample.session import Session
@@ -54,6 +56,13 @@ def settings(file: Path) -> tuple[str, ...]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def data_of(folder: Path) -> Any:
+    """What the page shows."""
+    found = re.search(r'id="data">(.*?)</script>', (folder / "grid.html").read_text(encoding="utf-8"))
+    assert found
+    return json.loads(found[1])
 
 
 def test_each_picture_is_that_of_its_weight_and_seed(made: tuple[Path, Path, Any]) -> None:
@@ -97,9 +106,7 @@ def test_the_tables_and_the_page_have_the_pictures(made: tuple[Path, Path, Any])
         "table-z1": "table-z1.png",
         "page": "grid.html",
     }
-    found = re.search(r'id="data">(.*?)</script>', (folder / "grid.html").read_text(encoding="utf-8"))
-    assert found
-    data = json.loads(found[1])
+    data = data_of(folder)
     files = [folder / f"pictures/z1-y{y}-x{x}.png" for y in (1, 2, 3) for x in (1, 2)]
     assert [base64.b64decode(text) for text in data["pictures"]] == [file.read_bytes() for file in files]
     assert [axis["labels"] for axis in data["axes"]] == [["0", "0.5"], ["1", "2", "3"], ["strong"]]
@@ -122,6 +129,25 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(made: tuple[Path, Path, Any]
     assert outcome.numbers == {"pictures": 6, "made": 3}
     assert contents(folder) == before
     assert kept.stat().st_mtime_ns == stamp
+
+
+def test_what_is_overwritten_is_made_again(made: tuple[Path, Path, Any]) -> None:
+    """To the same bytes; and of many pictures no file is left open for the tables."""
+    folder, file, _ = made
+    before = contents(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = list[Any]()
+        patch.setattr(run, "draw_table", lambda x, y, each, *more: drawn.extend(each) or draw_table(x, y, each, *more))
+        outcome, _ = run_job(JOBS / "grid.toml", folder, *settings(file), "output.overwrite=true")
+    assert outcome.numbers == {"pictures": 6, "made": 6} and contents(folder) == before
+    assert len(drawn) == 6 and not any(getattr(each, "fp", None) for each in drawn)
+
+
+def test_minimal_metadata_tell_the_version_alone(made: tuple[Path, Path, Any], tmp_path: Path) -> None:
+    few = (*settings(made[1])[:1], "grid.x.weight=[0.5]", "grid.y.seed=[1]", "sample.steps=1")
+    run_job(JOBS / "grid.toml", tmp_path, *few, "output.metadata=minimal")
+    assert {*Image.open(tmp_path / "pictures/z1-y1-x1.png").info} == {"loractl.version"}
+    assert data_of(tmp_path)["facts"] == {}
 
 
 def test_an_adapter_that_has_changed_under_its_name_makes_new_pictures(made: tuple[Path, Path, Any]) -> None:

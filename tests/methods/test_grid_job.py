@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from loractl_grid.command import grid
-from loractl_grid.run import common
+from loractl_grid.run import Wardrobe, common
 from loractl_grid.shots import BATCH, Worn, axes, batches, plan
 from loractl_grid.spec import GridSpec
 
-from loractl.errors import JobError
+from loractl.errors import JobError, MismatchError
 from loractl.job import dump_job, read_job
 from loractl.method import Method
 from loractl.ranges import numbers
@@ -22,7 +22,14 @@ from tests.methods.lab_job import JOBS
 
 ONE, TWO = (JOBS / f"data/adapters/{name}.safetensors" for name in ("one", "two"))
 METHODS: Any = {"grid": Method("grid", "", GridSpec, lambda *_: None)}  # type: ignore[arg-type,return-value]
-MODEL: Any = SimpleNamespace(guidance=4.0, resolution=64)
+MODEL: Any = SimpleNamespace(
+    guidance=4.0,
+    resolution=64,
+    multiple=1,
+    denoiser_name="unet",
+    is_inpainting=False,
+    pipeline=SimpleNamespace(vae_scale_factor=4),
+)
 PROMPT = "a picture of a red critter in the snow"
 
 
@@ -168,7 +175,7 @@ def test_every_place_asks_for_what_its_axes_say() -> None:
     spec = grid(x="steps=2,5", y="prompt=a cat,a dog", z="guidance=1,7", seed=9, size=32)
     shots = plan(spec, MODEL)
     assert [shot.request for shot in shots] == [
-        Request(prompt, 9, steps, guidance, 32)
+        Request(prompt, 9, steps, guidance, (32, 32))
         for guidance in (1, 7)
         for prompt in ("a cat", "a dog")
         for steps in (2, 5)
@@ -214,3 +221,25 @@ def test_what_is_rendered_together_is_alike_and_nothing_is_left_out() -> None:
     files = [group[0].uses[0].file for group in groups]
     assert files == sorted(files), "each adapter is put on once"
     assert batches(shots[::-1]) != [] and len(groups) == 2 * 2 * 2
+
+
+def test_adapters_of_one_name_are_all_told(tmp_path: Path) -> None:
+    """In different folders, as runs write them."""
+    files = [tmp_path / folder / "adapter.safetensors" for folder in ("one", "two")]
+    wardrobe = Wardrobe(MODEL, allow_pickle=False)
+    wardrobe.worn = {"adapter0": files[0], "adapter1": files[1]}
+    wardrobe.changing = {*wardrobe.worn}
+    assert wardrobe.weights((Worn(files[0], 0.5), Worn(files[1], 0.7))) == {"adapter": 0.5, "adapter-2": 0.7}
+
+
+def test_a_model_for_inpainting_paints_all_over() -> None:
+    model = SimpleNamespace(**{**vars(MODEL), "is_inpainting": True})
+    (shot,) = plan(grid(x="seed=1", prompt="x"), model)  # type: ignore[arg-type]  # as far as a plan looks at it
+    canvas = shot.request.canvas
+    assert canvas and canvas.mask and canvas.mask.getextrema() == (255, 255)
+    assert canvas.strength == 1 and canvas.mask.size == canvas.picture.size == (64, 64)
+
+
+def test_a_size_that_the_model_does_not_draw_is_told() -> None:
+    with pytest.raises(MismatchError, match=r"a multiple of 8 pixels: set sample\.size = 96, not 100"):
+        plan(grid(x="seed=1", prompt="x", size=100), MODEL)

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from loractl_infer import run
 from loractl_infer.command import infer
 from loractl_infer.run import Easel
 from loractl_infer.shots import plan
@@ -16,7 +18,7 @@ from PIL import Image
 
 from loractl.errors import InputError, JobError, MismatchError
 from loractl.events import Event, Progress, Wrote
-from loractl.families.pipeline import load_model
+from loractl.families.pipeline import LAB, load_model
 from loractl.families.sd import StableDiffusion
 from loractl.formats import save_adapter
 from loractl.formats.safefile import data_hash
@@ -24,7 +26,7 @@ from loractl.job import dump_job, read_job
 from loractl.method import Outcome
 from loractl.plugins import load_plugins
 from loractl.sample.denoise import Request
-from loractl.sample.picture import is_made, save_png, settings_texts
+from loractl.sample.picture import is_made, save_png, settings_texts, sheet
 from loractl.tensors.adapter import Adapter
 from tests.methods.lab_job import JOBS, run_job
 from tests.sample.models import random_adapter
@@ -101,8 +103,8 @@ def test_pictures_that_do_not_fit_are_told(tmp_path: Path) -> None:
     Image.new("L", (10, 10)).save(tmp_path / "small.png")
     with pytest.raises(InputError, match=r"small\.png has 10 × 10 pixels and its picture 256 × 256"):
         run_infer(tmp_path / "out", "a cat", image=GRASS, mask=tmp_path / "small.png")
-    with pytest.raises(MismatchError, match=r"a multiple of 4 pixels: set sample\.size = 96x60, not 96x63"):
-        run_infer(tmp_path / "out", "a cat", size="96x63")
+    with pytest.raises(MismatchError, match=r"a multiple of 8 pixels: set sample\.size = 96x56, not 96x60"):
+        run_infer(tmp_path / "out", "a cat", size="96x60")
 
 
 def test_a_picture_may_be_wider_than_high(tmp_path: Path) -> None:
@@ -169,6 +171,21 @@ def test_an_interrupted_run_makes_what_is_missing(tmp_path: Path, monkeypatch: p
     assert {path.read_bytes() for path in parts.files.values()} == {path.read_bytes() for path in whole.files.values()}
     again, events = run_infer(tmp_path / "parts", *prompts, **options)
     assert again.numbers["made"] == 0 and not [event for event in events if isinstance(event, Progress)]
+
+
+def test_another_model_of_the_same_name_makes_other_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And --overwrite all of them anew; of many pictures no file is left open for the sheet."""
+    drawn = list[Any]()
+    monkeypatch.setattr(run, "sheet", lambda rows, cell: drawn.extend(rows[0][1]) or sheet(rows, cell))
+    one, two = (shutil.copytree(LAB, tmp_path / name / "model") for name in ("exp1", "exp2"))
+    counts = []
+    for model, overwrite in ((one, None), (one, None), (one, True), (two, None)):
+        options: dict[str, Any] = {"model": str(model), "seed": ["1"], "guidance": 1.0, "overwrite": overwrite}
+        outcome, _ = run_infer(tmp_path / "out", "a red critter", **options)
+        counts.append(outcome.numbers["made"])
+    assert counts == [1, 0, 1, 1]
+    assert str(tmp_path) not in made(outcome).info["loractl"]
+    assert len(drawn) == 4 and not any(getattr(each, "fp", None) for each in drawn)
 
 
 def test_minimal_metadata_tell_the_version_alone(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from loractl.cli.plan import lines, planned, settings
+from loractl.cli.plan import lines, planned, read_for, settings
 from loractl.errors import InputError, JobError, MismatchError
 from loractl.events import Facts
 from loractl.families.single_file import configurations
@@ -21,6 +21,7 @@ from loractl.plan.gpus import Gpu, find
 from loractl.plan.job import Estimate, Training
 from loractl.plan.shapes import count, model_folder, networks, shapes_only
 from loractl.plugins import load_plugins
+from loractl.sections.presets import PRESETS
 from tests.methods.lab_job import JOBS, run_subject
 from tests.tiny import tiny_sd, tiny_sdxl
 
@@ -110,6 +111,27 @@ def test_phases_leave_the_rest_outside(plan: Plan) -> None:
     assert (usual.training["weights"], phased.training["weights"]) == (2 * whole, 2 * unet)
     assert phased.phases["pictures"] == usual.phases["pictures"] - others
     assert phased.phases["samples"] == max(CONTEXT["cuda"] + 2 * unet, usual.phases["samples"] - others)
+
+
+def test_new_captions_at_every_step_keep_text_encoders_beside_the_denoiser(plan: Plan) -> None:
+    read = {"phases": True, "reads_at_each_step": True}
+    reading, elsewhere = plan("sdxl", **read), plan("sdxl", **read, texts_on_cpu=True)
+    counts = {name: 2 * count for name, count in reading.parameters.items()}
+    assert elsewhere.training["weights"] == counts["unet"]
+    assert reading.training["weights"] == counts["unet"] + counts["text_encoder"] + counts["text_encoder_2"]
+    for change in ("data.shuffle_tags=true", "data.tag_dropout=0.1"):
+        assert settings(subject(change))["reads_at_each_step"] and not settings(subject())["reads_at_each_step"]
+
+
+@pytest.mark.parametrize(("gpu", "preset"), [("3070", "8gb"), ("4090", "24gb"), ("H100", None)])
+def test_a_preset_goes_by_the_gpu_that_is_named(gpu: str, preset: str | None, tmp_path: Path) -> None:
+    """And not by that of this machine."""
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    changes = ["memory.preset=auto", f"model={tmp_path}", "eval.encoders=[]", "prior.weight=0"]
+    layers = [override(change) for change in changes]
+    spec: Any = read_for(gpu, JOBS / "subject.toml", load_plugins().methods, layers)
+    settings = PRESETS[preset]["20B"] if preset else {"quantize": "none", "phases": False}
+    assert {key: getattr(spec.memory, key) for key in settings} == settings
 
 
 def test_words_that_learn_keep_their_encoders(plan: Plan) -> None:

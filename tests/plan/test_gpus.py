@@ -23,9 +23,17 @@ def test_an_unknown_gpu_is_refused_with_the_nearest() -> None:
         ("NVIDIA A100-SXM4-80GB", "a100"),
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L40", "l40"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA A100-SXM4-40GB", "a100 40gb"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx 6000 ada"),
         ("Tesla T4", "t4"),
     ],
 )
 def test_a_driver_s_name_finds_its_row(driver: str, row: str) -> None:
     assert recognize(driver) == GPUS[row]
-    assert recognize("Matrox G200") is None
+
+
+@pytest.mark.parametrize("driver", ["Matrox G200", "NVIDIA T400", "NVIDIA A1000"])
+def test_a_name_that_only_begins_like_one_of_the_table_is_none_of_it(driver: str) -> None:
+    assert recognize(driver) is None

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from loractl.errors import JobError, MismatchError
+from loractl.families.sdxl import StableDiffusionXL
 from loractl.inject.inject import base_tensors
+from loractl.inject.tokens import token_parameters
 from loractl.sample.denoise import Turns
 from loractl.sample.schedule import Schedule, Use
 from loractl.sample.session import Session
@@ -15,7 +17,7 @@ from loractl.sample.trace import plot, trace, traced
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
 from tests.sample.models import PROMPT, merge, outputs, random_adapter, tiny_model
-from tests.tiny import WIDTH
+from tests.tiny import WIDTH, tiny_sdxl, tiny_tokenizer
 
 RISE = Schedule(((0.0, 0.25), (1.0, 1.0)), shape="linear")
 
@@ -207,3 +209,18 @@ def test_the_trace_shows_every_step() -> None:
     blue = np.argwhere((ink == (31, 119, 180)).all(-1) & (np.arange(len(ink)) < 170)[:, None])
     heights = [blue[blue[:, 1] == x][:, 0].mean() for x in (100, 220, 340, 460)]
     assert heights == sorted(heights, reverse=True) and len({*heights}) == 4, "the line rises"
+
+
+def test_an_adapter_whose_words_one_text_encoder_refuses_leaves_none_in_another() -> None:
+    pipeline = tiny_sdxl()
+    pipeline.register_modules(tokenizer_2=tiny_tokenizer())
+    model = StableDiffusionXL(pipeline, torch.float32)
+    tom = Adapter({}, {}, {f"{name}.<tom>": torch.ones(2, WIDTH) for name in model.text_encoder_names})
+    rex = Adapter({}, {}, {"text_encoder.<rex>": torch.ones(2, WIDTH), "text_encoder_2.<rex>": torch.ones(2, 3)})
+    with Session(model) as session:
+        session.add("tom", tom)
+        before = {name: [*token_parameters(model.components[name])] for name in model.text_encoder_names}
+        with pytest.raises(MismatchError, match="learned for another base model"):
+            session.add("rex", rex)
+        after = {name: [*token_parameters(model.components[name])] for name in model.text_encoder_names}
+        assert before == after == {name: ["<tom>"] for name in model.text_encoder_names}

@@ -207,3 +207,24 @@ def test_a_preview_of_noise_predictions_is_the_picture() -> None:
     assert model.path.predicts == "epsilon"
     picture, (last,), _ = watched(model, "euler")
     assert np.abs(np.asarray(picture, int) - np.asarray(last, int)).max() <= 1
+
+
+ON_FLOWS = {"dpm++2m", "dpm++2m-sde", "dpm++2s", "deis", "unipc"}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_method_that_knows_no_flow_is_refused_on_sana_s(name: str) -> None:
+    """Its scheduler is one of diffusion models, put on a flow."""
+    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+    own = diffusers.DPMSolverMultistepScheduler(**flow)
+    if name not in ON_FLOWS:
+        with pytest.raises(MismatchError, match="is not for a flow model"):
+            make_scheduler(own, name)
+        return
+    made = make_scheduler(own, name)
+    made.set_timesteps(4)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = noise
+    for t, sigma in zip(made.timesteps, made.sigmas, strict=False):
+        x = made.step(x / sigma, t, x).prev_sample  # the velocity of a flow from an empty picture
+    assert x.isfinite().all() and x.abs().max() < noise.abs().max()
