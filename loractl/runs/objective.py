@@ -49,7 +49,7 @@ class Objective:
     def __call__(self, step: int, part: int) -> Tensor:
         batches = self.batches(step, part)
         active = self.recipe.active(step)
-        learns = self.learns_words and bool(active & {"text_encoder", "tokens"})
+        learns = bool(active & self.recipe.words)
         self.learner.start_step(step)
         with self.model.autocast():
             if self.predicts_prior:
