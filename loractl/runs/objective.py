@@ -38,6 +38,7 @@ class Objective:
         prior = self.recipe.prior
         self.prior_weight = prior.weight if prior else 0.0
         self.learns_words = self.recipe.learns_words
+        self.conditioner.expect(sentences(self.recipe, self.sources))
         self.predicts_prior = prior is not None and prior.source == "prediction"
 
     def settle(self) -> None:
