@@ -51,11 +51,15 @@ class Measure:
 
 def _require_reader(spec: TrainingSpec, scorer: Scorer) -> None:
     """InputError, before anything is trained, where the job wants prompts to be followed and no encoder reads texts."""
-    wanted = {spec.eval.keep_best: "eval.keep_best", **dict.fromkeys(spec.eval.fail_below, "eval.fail_below")}
-    if "prompt_fidelity" in wanted and not scorer.reads_texts:
+    wanted: dict[str, list[str | None]] = {
+        "eval.keep_best": [spec.eval.keep_best],
+        "eval.fail_below": [*spec.eval.fail_below],
+    }
+    keys = [key for key, names in wanted.items() if "prompt_fidelity" in names]
+    if keys and not scorer.reads_texts:
         names = ", ".join(encoder.source for encoder in spec.judges)
         raise InputError(
-            f"{wanted['prompt_fidelity']} names prompt_fidelity, and {names} can't read texts: add an encoder that can "
+            f"{keys[0]} names prompt_fidelity, and {names} can't read texts: add an encoder that can "
             "to eval.encoders, such as openai/clip-vit-base-patch32, or choose another score"
         )
 
