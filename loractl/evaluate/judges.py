@@ -41,6 +41,10 @@ class Marks:
 
 
 class Judge(Protocol):
+    @property
+    def reads_texts(self) -> bool:
+        """Whether it can say how well a picture shows its prompt."""
+
     def prompts(self, prompts: Sequence[str], count: int) -> list[str]:
         """What `count` pictures are made of."""
 
@@ -57,6 +61,10 @@ class EncoderJudge:
         self.encoder = encoders[0]
         self.reader = next((encoder for encoder in encoders if encoder.texts([""]) is not None), None)
         self.held_out, self.training = (_features(self.encoder, paths) for paths in (exam.held_out, exam.training))
+
+    @property
+    def reads_texts(self) -> bool:
+        return self.reader is not None
 
     def prompts(self, prompts: Sequence[str], count: int) -> list[str]:
         return [prompts[i % len(prompts)] for i in range(count)]

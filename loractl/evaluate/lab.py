@@ -28,6 +28,8 @@ class LabJudge:
     reads, distances from its features, which also see where things stand.
     """
 
+    reads_texts = True
+
     def __init__(self, exam: Exam) -> None:
         self.reader = load_reader()
         held_out, training = ([_picture(path) for path in paths] for paths in (exam.held_out, exam.training))

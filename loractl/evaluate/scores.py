@@ -55,6 +55,11 @@ class Scorer:
         self._class_prompts = judge.prompts(exam.class_prompts, exam.samples) if exam.class_prompts else []
         self._class_before: list[Image.Image] = []
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether prompt fidelity can be given."""
+        return self._judge.reads_texts
+
     def before(self, make: Make) -> None:
         """Takes samples of the class; without class prompts there is nothing to do."""
         if self._class_prompts:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
+from loractl.device import upload
 from loractl.families.family import Family
 
 
@@ -39,7 +40,7 @@ class StableDiffusion(Family):
             truncation=True,
             return_tensors="pt",
         )
-        return cast(Tensor, self.pipeline.text_encoder(tokens.input_ids.to(self.text_device))[0])
+        return cast(Tensor, self.pipeline.text_encoder(upload(tokens.input_ids, self.text_device))[0])
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
         return cast(Tensor, self.pipeline.unet(noisy, t, conditioning).sample)

@@ -4,13 +4,14 @@ What is left out is drawn once for a step and shared by all its samples, so that
 a layer obey it alike, recomputed activations see the same one, and accumulated batches are still one big batch.
 """
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from loractl.device import upload
-from loractl.inject.inject import adapter
+from loractl.inject.layers import LoraFactors
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,17 @@ class Dropout:
         return kept.view(rank, inner, *(1 for _ in down.shape[2:]))
 
 
-def set_dropout(model: nn.Module, dropout: Dropout, generator: Generator, name: str = "default") -> None:
-    """Draws what the adapter leaves out from now on, until the next call or `end_dropout`."""
-    layers = list(adapter(model, name).values())
+def set_dropout(layers: Collection[LoraFactors], dropout: Dropout, generator: Generator) -> None:
+    """Draws what an adapter of these layers leaves out from now on, until the next call or `end_dropout`."""
     sizes = [sum(factors.down.shape[:2]) + 1 for factors in layers]
-    drawn = upload(torch.rand(sum(sizes), generator=generator), layers[0].down.device)
+    drawn = upload(torch.rand(sum(sizes), generator=generator), next(iter(layers)).down.device)
     for factors, own in zip(layers, drawn.split(sizes), strict=True):
         factors.keep = dropout.keep(factors.down, own)
 
 
-def end_dropout(model: nn.Module, name: str = "default") -> None:
+def end_dropout(layers: Iterable[LoraFactors]) -> None:
     """The whole adapter again, to sample with it: the outputs are those of before `set_dropout`, to the bit."""
-    for factors in adapter(model, name).values():
+    for factors in layers:
         factors.keep = None
 
 

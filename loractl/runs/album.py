@@ -53,4 +53,10 @@ class Album:
 
 
 def _pictures(folder: Path) -> list[Image.Image]:
-    return [Image.open(path) for path in sorted(folder.glob("*.png"))]
+    return [_picture(path) for path in sorted(folder.glob("*.png"))]
+
+
+def _picture(path: Path) -> Image.Image:
+    """Read at once: a file for each picture of a long run is more than a system leaves open."""
+    with Image.open(path) as picture:
+        return picture.copy()

@@ -72,6 +72,8 @@ def require_same_steps(checkpoint: Mapping[str, Any], spec: TrainingSpec, data: 
     refused, warned = judge(checkpoint["job"], job)
     if checkpoint["data"] != data:
         refused.append("the training pictures, masks or captions are not those of the interrupted run")
+    if checkpoint["step"] > spec.train.steps:
+        refused.append(f"train.steps: {spec.train.steps} are asked for and {checkpoint['step']} are done")
     before, now = cook(_as_it_was(spec, checkpoint["job"], job)), cook(spec)
     if not refused and any(before.active(s) != now.active(s) for s in range(checkpoint["step"])):
         refused.append("the change of train.steps moves the phases of steps that are done")

@@ -115,7 +115,8 @@ class Together:
         adapters = [member.join(conditioner) for member in self.crew.values()]
         networks = {name: self.model.components[name] for name in adapters[0]}
         self.fleet = Fleet(networks, adapters)
-        for member in self.crew.values():
+        for name, member in self.crew.items():
+            self.wear(name)
             member.take_up()
         first = next(iter(self.crew.values()))
         self.emit(Facts("what learns", {"subjects": len(self.crew), **first.learner.facts()}))

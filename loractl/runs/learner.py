@@ -11,8 +11,9 @@ from loractl.device import PRECISIONS
 from loractl.errors import InputError, MismatchError
 from loractl.families.family import Family
 from loractl.formats import save_adapter
-from loractl.runs.parts import FullPart, LoraPart, Part, TokenPart, count
+from loractl.runs.parts import FullPart, LoraPart, Part, TokenPart
 from loractl.runs.recipe import Recipe
+from loractl.runs.sizes import count
 from loractl.sections import TrainingSpec
 from loractl.tensors.adapter import Adapter
 from loractl.train.loop import Group, Plan, Training
@@ -20,6 +21,7 @@ from loractl.train.metrics import NAME as METRICS
 from loractl.train.optim import make_optimizer
 
 Form = Literal["diffusers", "kohya"]
+DENOISERS, TEXT_ENCODERS = ("unet", "transformer"), ("text_encoder", "text_encoder_2")  # which, the model will tell
 ADAPTERS = "adapters"  # the folder of those that are kept on the way
 
 
@@ -75,7 +77,7 @@ class Learner:
 
     def start_step(self, step: int) -> None:
         if self.lora:
-            self.lora.start_step(step)
+            self.lora.start_step(step, self.recipe.active(step))
 
     def end_step(self) -> None:
         for part in (self.lora, self.tokens):
@@ -100,7 +102,7 @@ class Learner:
 
     def save(self, folder: Path, overwrite: bool) -> dict[str, Path]:
         """Adapters in each form, kohya's a bundle with the tokens; each token alone; whole networks as folders."""
-        files = self.full.save(folder) if self.full else {}
+        files = self.full.save(folder, overwrite) if self.full else {}
         tokens = self.tokens.collect() if self.tokens else {}
         metadata, name = {**self.spec.provenance(), **self.origin}, self.spec.name
         settings: dict[str, Any] = {"dtype": PRECISIONS[self.spec.output.dtype], "overwrite": overwrite}
@@ -171,12 +173,13 @@ def may_overwrite(spec: TrainingSpec, recipe: Recipe) -> bool:
 
 
 def result_files(spec: TrainingSpec, recipe: Recipe) -> list[str]:
-    """Names of the adapter and token files that a job makes in its folder."""
+    """Names of the adapter and token files that a job makes in its folder, and of the networks' folders it may make."""
     adapter, embedding = recipe.adapter, recipe.embedding
     forms = spec.output.format if adapter and adapter.kind == "lora" else ()
     tokens = embedding.tokens if embedding else ()
+    networks = [*DENOISERS, *(TEXT_ENCODERS if adapter.text_encoder else ())] if adapter and not forms else []
     alone = [file for token in tokens for file in token_files(token).values()]
-    return [*(adapter_files(spec.name)[form] for form in forms), *alone]
+    return [*(adapter_files(spec.name)[form] for form in forms), *networks, *alone]
 
 
 def adapter_files(name: str) -> Mapping[str, str]:

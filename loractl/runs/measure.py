@@ -5,11 +5,11 @@ from pathlib import Path
 
 from loractl.data.examples import Example
 from loractl.data.images import find_pictures
-from loractl.errors import ScoreError
+from loractl.errors import InputError, ScoreError
 from loractl.evaluate.encoders import EncoderSource
 from loractl.evaluate.judges import Exam
 from loractl.evaluate.report import table, write_scores
-from loractl.evaluate.scores import Score, make_scorer
+from loractl.evaluate.scores import Score, Scorer, make_scorer
 from loractl.events import Facts
 from loractl.runs.recipe import Recipe
 from loractl.runs.studio import Studio
@@ -27,6 +27,7 @@ class Measure:
         if encoders:
             exam = _exam(spec, recipe, [example.path for example in pictures])
             self.scorer = make_scorer(encoders, exam, studio.model.device)
+            _require_reader(spec, self.scorer)
             self.scorer.before(studio.score_samples)
 
     def after(self) -> dict[str, Score]:
@@ -46,6 +47,21 @@ class Measure:
         values = {name: score.value for name, score in scores.items()}
         if problems := below(values, self.spec.eval.fail_below):
             raise ScoreError("; ".join(problems))
+
+
+def _require_reader(spec: TrainingSpec, scorer: Scorer) -> None:
+    """InputError, before anything is trained, where the job wants prompts to be followed and no encoder reads texts."""
+    wanted: dict[str, list[str | None]] = {
+        "eval.keep_best": [spec.eval.keep_best],
+        "eval.fail_below": [*spec.eval.fail_below],
+    }
+    keys = [key for key, names in wanted.items() if "prompt_fidelity" in names]
+    if keys and not scorer.reads_texts:
+        names = ", ".join(encoder.source for encoder in spec.judges)
+        raise InputError(
+            f"{keys[0]} names prompt_fidelity, and {names} can't read texts: add an encoder that can "
+            "to eval.encoders, such as openai/clip-vit-base-patch32, or choose another score"
+        )
 
 
 def _exam(spec: TrainingSpec, recipe: Recipe, training: Sequence[Path]) -> Exam:

@@ -38,6 +38,7 @@ class Objective:
         prior = self.recipe.prior
         self.prior_weight = prior.weight if prior else 0.0
         self.learns_words = self.recipe.learns_words
+        self.conditioner.expect(sentences(self.recipe, self.sources))
         self.predicts_prior = prior is not None and prior.source == "prediction"
 
     def settle(self) -> None:
@@ -49,7 +50,7 @@ class Objective:
     def __call__(self, step: int, part: int) -> Tensor:
         batches = self.batches(step, part)
         active = self.recipe.active(step)
-        learns = self.learns_words and bool(active & {"text_encoder", "tokens"})
+        learns = bool(active & self.recipe.words)
         self.learner.start_step(step)
         with self.model.autocast():
             if self.predicts_prior:

@@ -4,17 +4,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from loractl.device import PRECISIONS
-from loractl.errors import MismatchError
+from loractl.errors import InputError, MismatchError
 from loractl.families.family import Family
 from loractl.inject.dropout import Dropout, end_dropout, set_dropout
+from loractl.inject.inject import adapter as injected_adapter
 from loractl.inject.inject import adapter_parameters, collect, inject, set_weight
-from loractl.inject.layers import Form, LoraInjected, weight_shape
+from loractl.inject.layers import Form
 from loractl.inject.targets import Target, resolve
 from loractl.inject.tokens import (
     add_tokens,
@@ -25,6 +26,7 @@ from loractl.inject.tokens import (
     token_parameters,
     typical_norm,
 )
+from loractl.runs.sizes import count, matrix_size, whole
 from loractl.sections import AdapterSection, EmbeddingSection, TargetSettings, TrainingSpec
 from loractl.train.loop import Group
 from loractl.train.norms import delta_norms, limit_norms
@@ -56,6 +58,9 @@ class LoraPart:
             form: Form = "auto" if plain else "branch"  # weights in few bits or elsewhere can't be added to
             generator = stream(spec.seed, "adapter", name)
             inject(model.components[name], targets, generator=generator, form=form, device=model.device)
+        # found once: to walk through a model at every step would cost as much as a small network
+        self.layers = {name: [*injected_adapter(model.components[name]).values()] for name in self.targets}
+        self.dropout = Dropout(adapter.dropout, adapter.rank_dropout, adapter.module_dropout)
 
     def _denoiser_targets(self) -> dict[str, Target]:
         adapter = self.adapter
@@ -97,22 +102,23 @@ class LoraPart:
     def networks(self) -> list[nn.Module]:
         return list(self.networks_by_name.values())
 
-    def start_step(self, step: int) -> None:
-        """Draws what is left out in this step, if anything is."""
-        adapter = self.adapter
-        dropout = Dropout(adapter.dropout, adapter.rank_dropout, adapter.module_dropout)
-        if dropout != Dropout():
-            for name in self.targets:
-                set_dropout(self.model.components[name], dropout, stream(self.spec.seed, "dropout", name, step))
+    def start_step(self, step: int, active: frozenset[str]) -> None:
+        """Draws what is left out in this step, if anything is, of the networks that learn in it."""
+        if self.dropout == Dropout():
+            return
+        for name, layers in self.layers.items():
+            if role(self.model, name) in active:
+                set_dropout(layers, self.dropout, stream(self.spec.seed, "dropout", name, step))
 
     def end_step(self) -> None:
-        for network in self.networks:
-            end_dropout(network)
+        for layers in self.layers.values():
+            if self.dropout != Dropout():
+                end_dropout(layers)
             if self.adapter.max_norm is not None:
-                limit_norms(network, self.adapter.max_norm)
+                limit_norms(layers, self.adapter.max_norm)
 
     def learnt_nothing(self) -> bool:
-        return not any(bool(delta_norms(network).any()) for network in self.networks)
+        return not any(bool(delta_norms(layers).any()) for layers in self.layers.values())
 
     def facts(self) -> dict[str, Any]:
         trained = count(self.groups())
@@ -175,19 +181,33 @@ class FullPart:
             "files": f"{trained * PRECISIONS[dtype].itemsize / 1e6:.1f} MB ({dtype})",
         }
 
-    def save(self, folder: Path) -> dict[str, Path]:
-        """One diffusers folder for each network, in the output's precision."""
+    def save(self, folder: Path, overwrite: bool) -> dict[str, Path]:
+        """One diffusers folder for each network, in the output's precision. InputError rather than replace one that
+        came while the run was under way, unless the job allows it.
+        """
         files = {}
         for name, network in self.networks_by_name.items():
             temporary, final = folder / f".{name}.tmp", folder / name
+            if final.exists() and not overwrite:
+                raise InputError(f"{final} is already there: choose another --out, or replace it with --overwrite")
+            shutil.rmtree(temporary, ignore_errors=True)
             trained_dtype = next(network.parameters()).dtype
             saved: Any = network.to(PRECISIONS[self.spec.output.dtype])  # a diffusers or transformers model
             saved.save_pretrained(temporary)
             network.to(trained_dtype)
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.replace(final)
+            put_in_place(temporary, final)
             files[name] = final
         return files
+
+
+def put_in_place(folder: Path, final: Path) -> None:
+    """Renames the folder to `final`; what was there is deleted last, so that one of both is always whole."""
+    old = final.with_name(f".{final.name}.old")
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+    folder.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 class TokenPart:
@@ -259,30 +279,11 @@ class TokenPart:
         }
 
 
-def count(groups: list[Group]) -> int:
-    return sum(parameter.numel() for group in groups for parameter in group.parameters)
-
-
 def role(model: Family, component: str) -> str:
     return "denoiser" if component == model.denoiser_name else "text_encoder"
-
-
-def matrix_size(layer: nn.Module) -> int:
-    """Entries of the weight that an injected layer adapts."""
-    return weight_shape(cast(LoraInjected, layer)).numel()
 
 
 def component_lr(spec: TrainingSpec, model: Family, component: str) -> float:
     if component == model.denoiser_name:
         return spec.train.lr
     return spec.train.text_encoder_lr or spec.train.lr / 20
-
-
-def whole(model: Family) -> int:
-    """Parameters of all the model's networks, without the adapter's own."""
-    return sum(
-        parameter.numel()
-        for network in model.networks.values()
-        for name, parameter in network.named_parameters()
-        if ".adapters." not in name
-    )

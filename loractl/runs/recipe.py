@@ -30,9 +30,15 @@ class Recipe:
     subject_weight: float = 1.0
 
     @property
+    def words(self) -> frozenset[str]:
+        """What learns of "text_encoder" and "tokens", in whichever steps; `active` may name what isn't there."""
+        reads = self.adapter is not None and self.adapter.text_encoder
+        return frozenset(name for name, there in (("tokens", self.embedding), ("text_encoder", reads)) if there)
+
+    @property
     def learns_words(self) -> bool:
         """Whether what the text encoders say changes: in them, or in their tokens, something learns."""
-        return self.embedding is not None or (self.adapter is not None and self.adapter.text_encoder)
+        return bool(self.words)
 
 
 Cook = Callable[[TrainingSpec], Recipe]

@@ -80,7 +80,8 @@ def class_examples(spec: TrainingSpec, recipe: Recipe, studio: Studio) -> list[E
     assert prior is not None
     requests = [studio.plain_request(prompt, CLASS_SEED + i, prior.steps) for i in range(prior.num_images)]
     make = partial(studio.make, stage="class pictures", sampler=prior.scheduler or "")
-    paths = class_pictures(prior.images or spec.destination() / "class", requests, spec.model.source, make)
+    maker = {"model": spec.model.source, "revision": spec.model.revision or "", "scheduler": prior.scheduler or ""}
+    paths = class_pictures(prior.images or spec.destination() / "class", requests, maker, make)
     return [Example(path, prompt) for path in paths]
 
 

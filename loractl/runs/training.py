@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from loractl.data.examples import Example
 from loractl.device import pick_device, pick_dtype, require_determinism
-from loractl.errors import InputError, NumericsError
+from loractl.errors import NumericsError
 from loractl.events import Emit, Facts, Note, Numbers, Pictures, Wrote
 from loractl.families.family import Family
 from loractl.families.pipeline import load_model
@@ -24,6 +24,7 @@ from loractl.families.precision import Keeping, compile_network, merging_note
 from loractl.launch import launched
 from loractl.method import Outcome
 from loractl.runs.album import Album
+from loractl.runs.best import Best
 from loractl.runs.changes import dumped, last_checkpoint
 from loractl.runs.learner import ADAPTERS, Learner, may_overwrite
 from loractl.runs.measure import Measure
@@ -34,7 +35,7 @@ from loractl.runs.sources import data_hash, make_sources
 from loractl.runs.studio import Studio
 from loractl.runs.trace import Trace
 from loractl.sections import TrainingSpec
-from loractl.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from loractl.train.checkpoint import save_checkpoint
 from loractl.train.conditioning import Conditioner
 from loractl.train.lock import lock
 from loractl.train.loop import fit
@@ -88,7 +89,6 @@ class Run:
     emit: Emit
     cook: Cook
     stop: Stop
-    best: float = field(default=float("-inf"), init=False)
     team: Team = field(default=Team(), init=False)
     agreed: Heard = field(default=Heard(), init=False)  # what the team heard before its last step
 
@@ -108,7 +108,7 @@ class Run:
     def begin(self) -> None:
         """What can be refused before a model is loaded."""
         self.folder, self.recipe = self.spec.destination(), self.cook(self.spec)
-        self.overwrites = may_overwrite(self.spec, self.recipe)
+        self.overwrites, self.best = may_overwrite(self.spec, self.recipe), Best(self.spec)
         launch, memory = launched(), self.spec.memory
         pick_device(memory.device, launch.local if launch else memory.processes - 1)  # of the last that starts here
 
@@ -244,21 +244,13 @@ class Run:
         with self.training.averaged():
             scores = {name: score.value for name, score in self.measure.after().items()}
         self.emit(Numbers(done, {f"eval/{name}": value for name, value in scores.items()}))
-        name = self.spec.eval.keep_best
-        if name is None:
-            return
-        if name not in scores:
-            raise InputError(f"eval.keep_best names {name!r}, but this run measures {', '.join(scores)} alone")
-        if scores[name] > self.best:
-            self.best = scores[name]
-            save_checkpoint(self.spec.checkpoints() / "best", *self.training.state(), step=done, keep=1)
+        self.best.offer(scores, self.training)
 
     # Checkpoints
 
     def save_checkpoint(self, done: int) -> None:
         tensors, values = self.training.state()
-        best = self.best if self.best > float("-inf") else None
-        values = {**values, "job": dumped(self.spec), "data": self.data, "best": best}
+        values = {**values, "job": dumped(self.spec), "data": self.data}
         if self.trace:
             more, values["trace"] = self.trace.state()
             tensors = {**tensors, **more}
@@ -268,16 +260,20 @@ class Run:
     def go_on_from(self, checkpoint: tuple[dict[str, Any], dict[str, Any]]) -> None:
         tensors, values = checkpoint
         self.training.restore(tensors, values)
-        self.best = values["best"] if values["best"] is not None else float("-inf")
         if self.trace:
             self.trace.restore(tensors, values["trace"])
-        self.emit(Note(f"going on from step {self.training.step} of {self.spec.train.steps}"))
+        step, every = self.training.step, self.spec.eval.every
+        self.emit(Note(f"going on from step {step} of {self.spec.train.steps}"))
+        if not self.team.leads or not self.best.score:
+            return
+        self.best.go_on_from(step)
+        if every and step % every == 0 and self.best.step < step:  # its score may be what the interruption took
+            self.score(step)
 
     # The end
 
     def finish(self, overwrite: bool) -> Outcome:
-        if self.spec.eval.keep_best and (path := latest_checkpoint(self.spec.checkpoints() / "best")):
-            self.training.restore(*load_checkpoint(path))
+        if self.best.restore(self.training):
             self.emit(Note(f"keeping step {self.training.step}, whose {self.spec.eval.keep_best} is the best"))
         with self.training.averaged():
             files = self.learner.save(self.folder, overwrite)

@@ -108,6 +108,7 @@ class BlendLoss:
         self.blend, self.source, self.batch_size = blend, source, batch_size
         self.keep, self.penalty = keep if penalty else {}, penalty
         self._condition = Conditioner(blend.model)
+        self._condition.expect(["", *keep.values(), *(example.caption for example in source.latents.examples)])
 
     def __call__(self, step: int, part: int) -> Tensor:
         size = self.batch_size

@@ -2,28 +2,29 @@
 for the device.
 """
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Collection
 
-from loractl.inject.inject import adapter
+import torch
+from torch import Tensor
+
 from loractl.inject.layers import LoraFactors
 
 
 @torch.no_grad()
-def delta_norms(model: nn.Module, name: str = "default") -> Tensor:
-    """‖ΔW‖, Frobenius, of each of the adapter's modules in the model's order: (modules,) in fp64."""
-    return torch.stack([_delta_norm(factors) for factors in adapter(model, name).values()])
+def delta_norms(layers: Collection[LoraFactors]) -> Tensor:
+    """‖ΔW‖, Frobenius, of an adapter in each of its layers: (layers,) in fp64."""
+    return torch.stack([_delta_norm(factors) for factors in layers])
 
 
 @torch.no_grad()
-def limit_norms(model: nn.Module, max_norm: float, name: str = "default") -> Tensor:
-    """Scales the factors of each module down, both alike, to ‖ΔW‖ ≤ max_norm; how many it scaled, as a tensor.
+def limit_norms(layers: Collection[LoraFactors], max_norm: float) -> Tensor:
+    """Scales the factors of each layer down, both alike, to ‖ΔW‖ ≤ max_norm; how many it scaled, as a tensor.
 
-    Keeps ΔW's direction (`scale_weight_norms` in sd-scripts). A module within the bound keeps its bits.
+    Keeps ΔW's direction (`scale_weight_norms` in sd-scripts). A layer within the bound keeps its bits.
     """
-    norms = delta_norms(model, name)
+    norms = delta_norms(layers)
     shares = (max_norm / norms).clamp(max=1.0).sqrt()  # 1 where the norm is 0
-    for factors, share in zip(adapter(model, name).values(), shares.unbind(), strict=True):
+    for factors, share in zip(layers, shares.unbind(), strict=True):
         factors.down.mul_(share)
         factors.up.mul_(share)
     return (norms > max_norm).sum()

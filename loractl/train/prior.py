@@ -1,7 +1,7 @@
 """Class pictures for prior preservation: generated with the untouched model, up to a count, and reused."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -15,24 +15,35 @@ ORIGIN = "origin.json"
 
 
 def class_pictures(
-    folder: Path, requests: Sequence[Request], model: str, make: Callable[[Sequence[Request]], list[Image.Image]]
+    folder: Path,
+    requests: Sequence[Request],
+    maker: Mapping[str, str],
+    make: Callable[[Sequence[Request]], list[Image.Image]],
 ) -> list[Path]:
     """One picture for each request, those that the folder lacks made by `make`; pictures a person put there count
     first.
 
-    The folder remembers what its pictures show and which model made them: MismatchError if that is not what is
-    asked for.
+    The folder remembers what its pictures show and how they were made, by which `maker` ("model", "scheduler", …):
+    MismatchError if that is not what is asked for.
     """
-    origin: dict[str, object] = {"model": model, "prompts": sorted({request.prompt for request in requests})}
+    one = requests[0]
+    shown = {"prompts": sorted({request.prompt for request in requests})}
+    origin = {**maker, **shown, "steps": one.steps, "guidance": one.guidance, "size": [*one.shape]}
     _check_origin(folder, origin)
     there = _pictures(folder)
-    missing = requests[len(there) :]
+    absent = [request for request in requests if not (folder / _name(request)).exists()]
+    missing = absent[len(absent) - max(len(requests) - len(there), 0) :]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
+        if not (there and (folder / ORIGIN).exists()):  # of pictures made before, it says all that is known
+            (folder / ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
         for request, picture in zip(missing, make(missing), strict=True):
-            save_png(folder / f"class-{request.seed:05d}.png", picture)
+            save_png(folder / _name(request), picture)
     return _pictures(folder)[: len(requests)]
+
+
+def _name(request: Request) -> str:
+    return f"class-{request.seed:05d}.png"
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -42,10 +53,15 @@ def _pictures(folder: Path) -> list[Path]:
         return []
 
 
-def _check_origin(folder: Path, origin: dict[str, object]) -> None:
+def _check_origin(folder: Path, origin: Mapping[str, object]) -> None:
+    """What the folder's file doesn't say, since it is older, may be as it is asked for."""
     file = folder / ORIGIN
-    if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != origin:
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    others = [
+        f"{key} {found[key]!r}, not {origin[key]!r}" for key in origin if found.get(key, origin[key]) != origin[key]
+    ]
+    if others:
         raise MismatchError(
-            f"the class pictures in {folder} show {found.get('prompts')} by {found.get('model')}, not "
-            f"{origin['prompts']} by {origin['model']}: name another folder in prior.images, or delete this one"
+            f"the class pictures in {folder} were made with {', and '.join(others)}: name another folder in "
+            "prior.images, or delete this one"
         )

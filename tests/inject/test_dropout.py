@@ -38,13 +38,13 @@ def outputs(model: Any) -> Tensor:
 def test_off_it_leaves_no_trace(form: Form) -> None:
     model = layers(form)
     expected, state, factors = outputs(model), list(model.state_dict()), collect(model)
-    set_dropout(model, Dropout(0.5, 0.5, 0.5), seeded(0))
+    set_dropout(adapter(model).values(), Dropout(0.5, 0.5, 0.5), seeded(0))
     assert not torch.equal(outputs(model), expected)
     assert list(model.state_dict()) == state, "a mask is no state"
     assert all(torch.equal(low.down, factors[path].down) for path, low in collect(model).items())
-    end_dropout(model)
+    end_dropout(adapter(model).values())
     assert torch.equal(outputs(model), expected)
-    set_dropout(model, Dropout(), seeded(0))
+    set_dropout(adapter(model).values(), Dropout(), seeded(0))
     assert torch.equal(outputs(model), expected), "chances of 0 leave nothing out"
 
 
@@ -54,7 +54,7 @@ def test_both_forms_agree(dropout: Dropout) -> None:
     results = []
     for form in ("weight", "branch"):
         model = layers(form)
-        set_dropout(model, dropout, seeded(1))
+        set_dropout(adapter(model).values(), dropout, seeded(1))
         output = outputs(model)
         output.square().sum().backward()
         results.append([output, *(parameter.grad for parameter in adapter_parameters(model).values())])
@@ -69,7 +69,7 @@ def test_the_expectation_is_the_whole_adapter(dropout: Dropout) -> None:
     whole = {path: factors.down.detach().clone() for path, factors in adapter(model).items()}
     sums = {path: torch.zeros_like(down) for path, down in whole.items()}
     for _ in range(count):
-        set_dropout(model, dropout, generator)
+        set_dropout(adapter(model).values(), dropout, generator)
         for path, factors in adapter(model).items():
             sums[path] += factors.weighted().down.detach()
     for path, down in whole.items():
@@ -81,7 +81,7 @@ def test_what_is_left_out_is_what_was_asked_for() -> None:
     factors = adapter(model)["conv"]
 
     def gone(dropout: Dropout) -> Tensor:  # (r, in)
-        set_dropout(model, dropout, seeded(4))
+        set_dropout(adapter(model).values(), dropout, seeded(4))
         return (factors.weighted().down == 0).all(-1).all(-1)
 
     by_input, by_rank = gone(Dropout(input=0.5)), gone(Dropout(rank=0.5))
@@ -89,7 +89,7 @@ def test_what_is_left_out_is_what_was_asked_for() -> None:
     assert by_rank.any() and torch.equal(by_rank, by_rank[:, :1].expand(4, 6))
     drawn = []
     for seed in range(40):
-        set_dropout(model, Dropout(module=0.5), seeded(seed))
+        set_dropout(adapter(model).values(), Dropout(module=0.5), seeded(seed))
         drawn.append([bool((each.weighted().down == 0).all()) for each in adapter(model).values()])
     assert {tuple(pair) for pair in drawn} == {(a, b) for a in (False, True) for b in (False, True)}
 
@@ -98,10 +98,10 @@ def test_a_step_can_be_made_again_alone() -> None:
     model = tiny_unet()
     inject(model, resolve(model, ["extended"], rank=4), generator=seeded(0))
     disturb(model)
-    set_dropout(model, Dropout(0.1, 0.1, 0.1), seeded(5))
+    set_dropout(adapter(model).values(), Dropout(0.1, 0.1, 0.1), seeded(5))
     first = denoise(model)
     torch.rand(7)  # no other randomness matters
-    set_dropout(model, Dropout(0.1, 0.1, 0.1), seeded(6))
+    set_dropout(adapter(model).values(), Dropout(0.1, 0.1, 0.1), seeded(6))
     assert not torch.equal(denoise(model), first)
-    set_dropout(model, Dropout(0.1, 0.1, 0.1), seeded(5))
+    set_dropout(adapter(model).values(), Dropout(0.1, 0.1, 0.1), seeded(5))
     assert torch.equal(denoise(model), first)

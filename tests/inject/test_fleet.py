@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from loractl.inject.dropout import Dropout, set_dropout
 from loractl.inject.fleet import Fleet, RoutedConv2d, seats, take_off
-from loractl.inject.inject import collect, hash_of, inject
+from loractl.inject.inject import adapter, collect, hash_of, inject
 from loractl.inject.layers import LoraFactors
 from loractl.inject.targets import Target
 
@@ -127,7 +127,7 @@ def test_dropout_of_one_subject_is_not_anothers() -> None:
     model = network("linear")
     fleet = fleet_of(model, recruit(model, 2))
     fleet.wear(1)
-    set_dropout(model, Dropout(rank=0.5), torch.Generator().manual_seed(1))
+    set_dropout(adapter(model).values(), Dropout(rank=0.5), torch.Generator().manual_seed(1))
     x = inputs("linear", 2)
     expected = torch.cat(alone(fleet, model, x, [1, 1]))
     with fleet.seated([1, 1]):

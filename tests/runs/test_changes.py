@@ -37,11 +37,15 @@ def test_keys_are_judged_one_by_one(change: dict[str, object], refused: list[str
     assert judge(JOB, {**JOB, **change}) == (refused, warned)
 
 
+def job(folder: Path, **sections: Any) -> DreamBoothSpec:
+    plain = {"method": "dreambooth", "model": "lab", "subject": {"prompt": "a dog"}, "data": {"path": str(folder)}}
+    return DreamBoothSpec.model_validate_json(json.dumps(plain | sections))
+
+
 def interrupted(folder: Path, **before: Any) -> list[str]:
     """What is said when a run goes on whose checkpoint was written by a job with these sections."""
     (folder / "a.png").touch()
-    sections = {"method": "dreambooth", "model": "lab", "subject": {"prompt": "a dog"}, "data": {"path": str(folder)}}
-    spec = DreamBoothSpec.model_validate_json(json.dumps(sections))
+    spec = job(folder)
     checkpoint = {"job": {**json.loads(json.dumps(dumped(spec))), **before}, "data": "hash", "step": 3}
     return require_same_steps(checkpoint, spec, "hash", cook)
 
@@ -53,6 +57,15 @@ def test_what_an_earlier_job_measured_with_may_be_gone(tmp_path: Path) -> None:
 def test_a_job_that_would_be_refused_now_is_no_crash(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match=r"is refused now .*equal to 1.* start over"):
         interrupted(tmp_path, train={"steps": 0})
+
+
+def test_steps_that_are_done_are_not_undone(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    spec = job(tmp_path, train={"steps": 400})
+    checkpoint = {"job": json.loads(json.dumps(dumped(spec))), "data": "hash", "step": 400}
+    assert require_same_steps(checkpoint, spec, "hash", cook) == []
+    with pytest.raises(MismatchError, match=r"train\.steps: 400 are asked for and 500 are done"):
+        require_same_steps({**checkpoint, "step": 500}, spec, "hash", cook)
 
 
 def test_every_key_of_the_tables_exists() -> None:
