@@ -35,7 +35,7 @@ from tests.runs.test_going_on import SHORT, ctrl_c, results
 assert ctrl_c  # a fixture
 
 # AdamW makes a whole step of a gradient that is all rounding, so the rate is small.
-PARALLEL = ("train.steps=3", "train.lr=1e-4", "checkpoint.every=2", "output.dtype=fp32", "prior.num_images=2")
+PARALLEL = ("train.steps=3", "train.lr=5e-5", "checkpoint.every=2", "output.dtype=fp32", "prior.num_images=2")
 SLICED = ("train.batch_size=2", "train.grad_accum=3", "adapter.dropout=0.1")  # every batch is cut in two
 DEALT = ("train.batch_size=2", "train.grad_accum=2", "adapter.text_encoder=true", "data.caption_dropout=0.4")
 
@@ -71,7 +71,8 @@ def run(
     interrupt_at: int | None = None,
 ) -> list[Event]:
     """Trains on the CPU; Ctrl-C comes in the step `interrupt_at`."""
-    where = (f"output.path={folder}", f"prior.images={folder.parent / 'class'}", "memory.device=cpu")
+    shared = folder.parent / f"class-{Path(file).stem}"
+    where = (f"output.path={folder}", f"prior.images={shared}", "memory.device=cpu")
     layers = [override(each) for each in (*SHORT, *PARALLEL, *settings, *where)]
     events: list[Event] = []
 
@@ -262,7 +263,7 @@ def test_the_command_line_starts_or_joins_processes(
 ) -> None:
     where = (
         f"output.path={tmp_path}",
-        f"prior.images={sliced.parent / 'class'}",
+        f"prior.images={sliced.parent / 'class-subject'}",
         "memory.device=cpu",
         f"memory.processes={processes}",
     )
