@@ -5,8 +5,9 @@
 The recipe is that of diffusers' examples/dreambooth/train_dreambooth_lora.py, with its defaults: class pictures four at
 a time, every picture read and encoded anew at every step, captions too, validation pictures one by one. Model,
 pictures, number of class pictures, targets, steps, batch and precision are the same; both make as many sample pictures
-before and after, and neither scores them. Each side is a process of its own, imports included, and is timed by the
-lines it prints as they come in: wall time, and CPU time beside it. Run it on an idle machine.
+before and after, and neither scores them. The job makes its class pictures in 12 steps of DPM++ 2M; the recipe here in
+20 of the model's own DDIM, where it would take 50 by itself. Each side is a process of its own, imports included, and
+is timed by the lines it prints as they come in: wall time, and CPU time beside it. Run it on an idle machine.
 """
 
 import argparse
