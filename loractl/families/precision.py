@@ -144,7 +144,7 @@ def compile_network(network: nn.Module, **options: Any) -> None:
     of the time; a UNet, whose blocks differ, is compiled as a whole.
     """
     is_unet = hasattr(network, "down_blocks")
-    for part in (not is_unet and _blocks(network)) or [network]:
+    for part in [network] if is_unet else _blocks(network) or [network]:
         part.compile(**options)
 
 

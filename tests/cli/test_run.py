@@ -66,7 +66,7 @@ def test_a_result_that_is_one_file(here: Path, capsys: pytest.CaptureFixture[str
 
 
 class AgainSpec(toy.ToySpec):
-    method: Literal["again"] = Field("again", description="which method runs the job")  # type: ignore[assignment]
+    method: Literal["again"] = Field("again", description="which method runs the job")  # type: ignore[assignment]  # another name than its parent's
 
     def is_done(self) -> bool:
         return False

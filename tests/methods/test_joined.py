@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from loractl.formats.safefile import read_header, read_tensors
 from loractl.method import Outcome
+from loractl.plugins import load_plugins
 from loractl.specs import Spec
 from loractl.tensors.lowrank import LowRank
 from tests.formats.adapters import random_update, relative
@@ -56,12 +57,7 @@ def written(path: Path) -> dict[str, LowRank]:
 
 def run(job: Spec) -> Outcome:
     """What the method of the job returns."""
-    import loractl_convert
-    import loractl_merge
-    import loractl_resize
-
-    starts = {"convert": loractl_convert.start, "merge": loractl_merge.start, "resize": loractl_resize.start}
-    return starts[job.method](job, lambda _: None)  # type: ignore[arg-type,operator]
+    return load_plugins().methods[job.method].run(job, lambda _: None)
 
 
 def best(delta: torch.Tensor, rank: int) -> torch.Tensor:
