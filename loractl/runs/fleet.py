@@ -34,8 +34,12 @@ from loractl.train.stopping import Stop
 WORDS = {Note: "text", Facts: "title", Progress: "stage", Wrote: "what", Pictures: "what"}  # where a name goes in
 
 
-def train_together(spec: TrainingSpec, subjects: Sequence[TrainingSpec], emit: Emit, cook: Cook) -> Outcome:
-    """Trains each subject as its own spec says; what concerns the process and the model is taken from `spec`."""
+def train_together(
+    spec: TrainingSpec, subjects: Sequence[TrainingSpec], emit: Emit, cook: Cook, at_once: int
+) -> Outcome:
+    """Trains each subject as its own spec says; what concerns the process and the model is taken from `spec`. The
+    pictures of `at_once` subjects at most go through the model together.
+    """
     if spec.train.deterministic:
         require_determinism()
     limit = spec.train.max_minutes
@@ -47,7 +51,7 @@ def train_together(spec: TrainingSpec, subjects: Sequence[TrainingSpec], emit: E
             if each.output.overwrite:
                 forget(each)
         crew = {each.name: Member(each, speaker(each.name, emit), cook, Orders()) for each in subjects}
-        return Together(spec, crew, emit, stop).outcome()
+        return Together(spec, crew, emit, stop, at_once).outcome()
 
 
 def speaker(name: str, emit: Emit) -> Emit:
@@ -94,6 +98,7 @@ class Together:
     crew: Mapping[str, Member]
     emit: Emit
     stop: Stop
+    at_once: int
 
     def outcome(self) -> Outcome:
         memory, source = self.spec.memory, self.spec.model
@@ -127,7 +132,7 @@ class Together:
         trainings = {name: member.training for name, member in self.crew.items()}
         for member in self.crew.values():
             member.objective.settle()
-        loss = Voyage(self.model, self.crew, self.fleet)
+        loss = Voyage(self.model, self.crew, self.fleet, self.at_once)
         hooks = (self.emit, self.after_step, self.end_step, self.on_numbers, self.where)
         try:
             with self.stop:
@@ -197,11 +202,14 @@ class Together:
 
 @dataclass
 class Voyage:
-    """The loss of all members, as `fit_together` wants it: pictures of one size go through the model together."""
+    """The loss of all members, as `fit_together` wants it: pictures of one size go through the model together, those of
+    `at_once` members.
+    """
 
     model: Family
     crew: Mapping[str, Member]
     fleet: Fleet
+    at_once: int
 
     def __call__(self, turns: Turns, part: int) -> Iterator[dict[str, Tensor]]:
         """While the caller goes backward, the samples keep their seats: activations may be computed again."""
@@ -213,9 +221,15 @@ class Voyage:
                 batches = member.objective.batches(turns[name], part)
                 for weight, batch in zip((1.0, member.objective.prior_weight), batches, strict=False):
                     waiting.setdefault(batch.latents.shape[1:], []).append((name, weight, batch))
-        for entries in waiting.values():
+        for entries in (few for all_of_size in waiting.values() for few in self._parted(all_of_size)):
             with self.fleet.seated(self._counts(entries)):
                 yield self._losses(entries)
+
+    def _parted(self, entries: Sequence[tuple[str, float, Batch]]) -> Iterator[list[tuple[str, float, Batch]]]:
+        """In order, so many members' at a time as go through the model together."""
+        names = list(dict.fromkeys(name for name, _, _ in entries))
+        for few in (set(names[first : first + self.at_once]) for first in range(0, len(names), self.at_once)):
+            yield [entry for entry in entries if entry[0] in few]
 
     def _counts(self, entries: Sequence[tuple[str, float, Batch]]) -> list[int]:
         return [sum(len(batch) for owner, _, batch in entries if owner == name) for name in self.crew]

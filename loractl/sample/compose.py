@@ -10,7 +10,7 @@ Under torch.compile neither recompiles when weights change: tensors take the pla
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -20,39 +20,79 @@ from loractl.inject.inject import adapter, load_into, remove
 from loractl.sample.ahead import Aside, Pending
 from loractl.sample.stack import Key, Part, Plan, Stack, parameter
 from loractl.tensors.lowrank import LowRank
+from loractl.tensors.slabs import room_like
 
 EngineName = Literal["composed", "branch"]
 NAME = "session"  # of the stack, as an adapter of the network
 
 
 class Cache:
-    """Composed parts by what they are composed of, at most `limit` bytes of them: the least recently used ones go."""
+    """Composed parts by what they are composed of, at most `limit` bytes of them: the least recently used ones go.
+
+    Their memory stays for parts that are laid out alike, as long as there is room: fresh memory costs a CPU more than
+    the sums do. So an engine lets go of what it has placed before it forms anything in the place of it.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit, self.used = limit, 0
         self.formed = Counter[str]()  # by network, the vectors for which anything had to be
         self._kept: OrderedDict[Key, dict[str, Tensor]] = OrderedDict()
+        self._spare: list[tuple[Key, dict[str, Tensor]]] = []
 
     def __contains__(self, key: Key) -> bool:
         return key in self._kept
+
+    @property
+    def spare(self) -> int:
+        """Bytes that nothing is in."""
+        return sum(_size(tensors) for _, tensors in self._spare)
 
     def get(self, key: Key) -> dict[str, Tensor] | None:
         if key in self._kept:
             self._kept.move_to_end(key)
         return self._kept.get(key)
 
-    def make_room(self, size: int) -> None:
-        while self._kept and self.used + size > self.limit:
-            _, oldest = self._kept.popitem(last=False)
-            self.used -= _size(oldest.values())
+    def make_room(self, parts: Mapping[Key, Part]) -> dict[Key, dict[str, Tensor]]:
+        """For parts that will be kept; those for which there is memory to be written to come with it."""
+        self._shrink(self.limit - _bytes(parts))
+        lent = dict[Key, dict[str, Tensor]]()
+        for key in parts:
+            alike = (n for n, (old, _) in enumerate(self._spare) if _layout(old) == _layout(key))
+            if (number := next(alike, None)) is not None:
+                _, lent[key] = self._spare.pop(number)
+        self._tidy(self.limit - _bytes(parts))
+        return lent
 
     def keep(self, key: Key, tensors: dict[str, Tensor]) -> None:
         """What is larger than the limit is not kept."""
-        size = _size(tensors.values())
-        if size <= self.limit:
-            self.make_room(size)
+        if (size := _size(tensors)) <= self.limit:
+            self._shrink(self.limit - size)
+            self._tidy(self.limit - size)
             self._kept[key] = tensors
             self.used += size
+
+    def forget(self, number: int) -> None:
+        """What the adapter of this number has a part in, when it will not be asked for again."""
+        for key in [key for key in self._kept if any(meaning[0] == number for meaning, _ in key.acting)]:
+            self._let_go(key)
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self._spare.clear()
+        self.used = 0
+
+    def _shrink(self, limit: int) -> None:
+        while self._kept and self.used > limit:
+            self._let_go(next(iter(self._kept)))
+
+    def _tidy(self, limit: int) -> None:
+        while self._spare and self.used + self.spare > limit:
+            del self._spare[0]
+
+    def _let_go(self, key: Key) -> None:
+        tensors = self._kept.pop(key)
+        self.used -= _size(tensors)
+        self._spare.append((key, tensors))
 
 
 class Engine(Protocol):
@@ -92,9 +132,8 @@ class Composed:
         found = {key: self._cache.get(key) for key in keys}
         missing = {key: keys[key] for key, tensors in found.items() if tensors is None}
         if missing:
-            self.off()  # or what the cache drops would stay in memory
-            self._cache.make_room(_bytes(missing))
-            found |= self._keep(missing, self._form(missing, vector))
+            self.off()  # or what the cache drops would stay in memory, or be written to
+            found |= self._keep(missing, self._form(missing, vector, self._cache.make_room(missing)))
         ready = [tensors for tensors in found.values() if tensors is not None]
         self._place({name: tensor for tensors in ready for name, tensor in tensors.items()})
         self._placed = keys
@@ -108,8 +147,8 @@ class Composed:
             return
         for key in (*keys, *self._placed):  # what is needed next or now is not what goes
             self._cache.get(key)
-        self._cache.make_room(_bytes(missing))
-        self._pending = missing, self._aside.begin(lambda: self._form(missing, vector))
+        lent = self._cache.make_room(missing)
+        self._pending = missing, self._aside.begin(lambda: self._form(missing, vector, lent))
 
     def off(self) -> None:
         self._pending = None  # nobody waits for it any more
@@ -128,10 +167,17 @@ class Composed:
             self._keep(parts, work.result())
 
     @torch.no_grad()
-    def _form(self, parts: Mapping[Key, Part], vector: Sequence[float]) -> dict[str, Tensor]:
+    def _form(
+        self, parts: Mapping[Key, Part], vector: Sequence[float], lent: Mapping[Key, dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
         stacks = {name: self._plan.stacks[name] for part in parts.values() for name in part.names}
         weights = {units: one.weights(vector) for units, one in {one.units: one for one in stacks.values()}.items()}
-        return {name: one.added_to(self._base[name], vector, weights[one.units]) for name, one in stacks.items()}
+        made = dict[str, Tensor]()
+        for key, part in parts.items():  # the cache lets go of a part as a whole
+            made |= lent.get(key) or room_like({name: self._base[name] for name in part.names})
+        for name, one in stacks.items():
+            one.add_to(self._base[name], vector, weights[one.units], made[name])
+        return made
 
     def _keep(self, parts: Mapping[Key, Part], made: Mapping[str, Tensor]) -> dict[Key, dict[str, Tensor]]:
         self._cache.formed[self._plan.component] += 1
@@ -194,5 +240,10 @@ def _bytes(parts: Mapping[Key, Part]) -> int:
     return sum(part.size for part in parts.values())
 
 
-def _size(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
+def _layout(key: Key) -> tuple[str, frozenset[str]]:
+    """What the shapes of its tensors follow from."""
+    return key.component, key.names
+
+
+def _size(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())

@@ -1,13 +1,23 @@
 """The adapters that a session holds, each with its use: whether one fits, and what all of them do to a network."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from loractl.errors import JobError, MismatchError
 from loractl.sample.schedule import Moment, Use, in_layers
-from loractl.sample.stack import Change, Plan, Stack, beyond_low_rank, changed_networks, changes, check_fit, parameter
+from loractl.sample.stack import (
+    Change,
+    Meaning,
+    Plan,
+    Stack,
+    beyond_low_rank,
+    changed_networks,
+    changes,
+    check_fit,
+    parameter,
+)
 from loractl.tensors.adapter import Adapter
 
 
@@ -56,12 +66,12 @@ def vector(held: Iterable[Held], moment: Moment | None) -> list[float]:
 def make_plan(component: str, network: nn.Module, held: Iterable[Held]) -> Plan:
     """What the adapters do to a network, which is now the plain one; a slot is a place in the `vector`."""
     parts: dict[str, list[tuple[int, Change]]] = {}
-    meanings: list[Hashable] = []
+    meanings: list[Meaning] = []
     for each in held:
         for name, change in changes(each.adapter, component, network).items():
             slot = len(meanings) + each.use.group(f"{component}.{name.rpartition('.')[0]}")
             parts.setdefault(name, []).append((slot, change))
-        meanings += [(each.number, tuple(each.use.layers), group) for group in range(len(each.use.layers) + 1)]
+        meanings += [(each.number, (tuple(each.use.layers), group)) for group in range(len(each.use.layers) + 1)]
     changed = {name: parameter(network, name) for name in parts}
     stacks = {name: Stack.of(own, changed[name].device) for name, own in parts.items()}
     return Plan.of(component, stacks, meanings, {name: each.nbytes for name, each in changed.items()})

@@ -105,6 +105,7 @@ class Session:
         dropped = self._known(name)
         del self._held[name]
         self._rearrange()
+        self._cache.forget(dropped.number)
         if dropped.adapter.tokens:
             self._teach_again()
 
@@ -155,6 +156,7 @@ class Session:
         if any(held.adapter.tokens for held in self._held.values()):
             forget(self.model)
         self._held.clear()
+        self._cache.clear()
 
     def _run(self, batch: Sequence[Request], after: Callable[[int, int], None]) -> list[Image.Image]:
         """The pictures of one run of the pipeline, of which `after(turn, turns)` hears every turn."""

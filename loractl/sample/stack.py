@@ -19,7 +19,17 @@ from loractl.inject.targets import injectable
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
 
-Key = Hashable
+Meaning = tuple[int, Hashable]
+"""What a slot stands for: an adapter's number, and which of its strengths."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """All that the sums of a part of a network follow from: the meanings and weights of the slots that act in it."""
+
+    component: str
+    names: frozenset[str]
+    acting: frozenset[tuple[Meaning, float]]
 
 
 @dataclass(frozen=True)
@@ -97,18 +107,20 @@ class Stack:
         """Of the units, (R,)."""
         return upload(torch.tensor([vector[slot] for slot in self.units]), self.up.device)
 
-    def added_to(self, weight: Tensor, vector: Sequence[float], weights: Tensor) -> Tensor:
-        """A new W + Σ wᵢ·ΔWᵢ, laid out like W, summed in fp32 and rounded once; `weights` are those of the units."""
+    def add_to(self, weight: Tensor, vector: Sequence[float], weights: Tensor, out: Tensor) -> None:
+        """W + Σ wᵢ·ΔWᵢ into `out`, summed in fp32 and rounded once; `weights` are those of the units."""
         total = weight.float()
         if self.gains:
             total = total * (1 + sum((vector[slot] * gain for slot, gain in self.gains), torch.zeros(())))
         if self.units:
-            up = self.up.flatten(1) * weights
-            total = torch.addmm(total.flatten(1), up, self.down.flatten(1)).view(weight.shape)
+            up, down = self.up.flatten(1) * weights, self.down.flatten(1)
+            if not self.wholes and out.dtype == torch.float32 and out.is_contiguous():
+                torch.addmm(total.flatten(1), up, down, out=out.flatten(1))
+                return
+            total = torch.addmm(total.flatten(1), up, down).view(weight.shape)
         for slot, whole in self.wholes:
             total = torch.add(total, whole, alpha=vector[slot])
-        alike = total.dtype == weight.dtype and total.stride() == weight.stride()
-        return total if alike else torch.empty_like(weight).copy_(total)
+        out.copy_(total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +140,12 @@ class Plan:
 
     component: str
     stacks: Mapping[str, Stack]
-    meanings: tuple[Hashable, ...]
+    meanings: tuple[Meaning, ...]
     parts: tuple[Part, ...]
 
     @classmethod
     def of(
-        cls, component: str, stacks: Mapping[str, Stack], meanings: Sequence[Hashable], sizes: Mapping[str, int]
+        cls, component: str, stacks: Mapping[str, Stack], meanings: Sequence[Meaning], sizes: Mapping[str, int]
     ) -> "Plan":
         """`sizes`: the bytes of each parameter."""
         alike: dict[frozenset[int], list[str]] = {}
@@ -152,10 +164,10 @@ class Plan:
         return all(stack.is_low_rank for stack in self.stacks.values())
 
     def keys(self, vector: Sequence[float]) -> dict[Key, Part]:
-        """The parts in which anything acts. A key tells all that the sums of its part follow from."""
+        """The parts in which anything acts."""
         acting = {part: [slot for slot in part.slots if vector[slot]] for part in self.parts}
         return {
-            (self.component, part.names, frozenset((self.meanings[slot], vector[slot]) for slot in slots)): part
+            Key(self.component, part.names, frozenset((self.meanings[slot], vector[slot]) for slot in slots)): part
             for part, slots in acting.items()
             if slots
         }

@@ -11,7 +11,7 @@ from loractl_fleet.spec import FleetSpec, SoloSpec
 
 
 def run(spec: FleetSpec, emit: Emit) -> Outcome:
-    return train_together(spec, [spec.solo(subject) for subject in spec.subjects], emit, cook)
+    return train_together(spec, [spec.solo(subject) for subject in spec.subjects], emit, cook, spec.at_once)
 
 
 def cook(any_spec: TrainingSpec) -> Recipe:

@@ -83,6 +83,9 @@ class FleetSpec(TrainingSpec):
     subject: SubjectSection | None = Field(None, description="how subjects are called that don't say it themselves")
     prior: PriorSection = Field(PriorSection(), description="what keeps the classes from being forgotten")
     adapter: AdapterSection = Field(AdapterSection(), description="what learns, for each subject")
+    at_once: int = Field(
+        16, ge=1, description="subjects whose pictures go through the model together: fewer take less memory"
+    )
     subjects: tuple[FleetSubject, ...] = Field(
         min_length=1,
         description="tables [[subjects]]: name, data, and as far as they differ from the job's seed, prompt, "

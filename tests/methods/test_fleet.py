@@ -19,6 +19,7 @@ from loractl.evaluate.report import write_scores
 from loractl.evaluate.scores import Score
 from loractl.events import Event, Note, Numbers, Progress
 from loractl.formats import load_adapter
+from loractl.inject.fleet import Fleet
 from loractl.job import dump_job, override, read_job
 from loractl.method import Outcome
 from loractl.runs.fleet import Member
@@ -126,6 +127,26 @@ def test_each_adapter_is_that_of_its_own_run(
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in folders]
     losses = [[json.loads(line)["loss"] for line in each] for each in lines]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == subject.train.steps
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_so_it_is_where_few_go_through_the_model_at_once(
+    together: tuple[FleetSpec, Outcome, list[Event]], job: Path, at_once: int, tmp_path: Path
+) -> None:
+    spec, outcome, _ = together
+    groups, seated = list[int](), Fleet.seated
+
+    def watched(fleet: Fleet, counts: list[int]) -> Any:
+        groups.append(sum(map(bool, counts)))
+        return seated(fleet, counts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fleet, "seated", watched)
+        other, _ = run(read(job, tmp_path, f"at_once={at_once}"))
+    assert other is not None and max(groups) == at_once < len(spec.subjects)
+    for subject in spec.subjects:
+        one, same = (load_file(each.files[f"{subject.name}: diffusers"]) for each in (outcome, other))
+        assert max(float((one[key] - same[key]).abs().max()) for key in one) < 1e-5
 
 
 def test_so_are_the_text_encoders(job: Path, tmp_path: Path) -> None:

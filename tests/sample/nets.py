@@ -42,9 +42,10 @@ def make(dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> tupl
             changes = [(slot, Change.of(low)) for slot, low in zip(slots, updates[path], strict=True)]
             stacks[f"{path}.weight"] = Stack.of(changes, device)
         sizes = {name: net.get_parameter(name).nbytes for name in stacks}
-    return net, Plan.of("unet", stacks, ("a", "b", "b2"), sizes), updates
+    return net, Plan.of("unet", stacks, MEANINGS, sizes), updates
 
 
+MEANINGS = ((1, "a"), (2, "b"), (2, "b2"))
 VECTOR = (0.7, -0.4, 0.2)
 SLOTS = {"conv": (0, 1), "grouped": (0, 2), "linear": (0, 1)}
 X = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(1))

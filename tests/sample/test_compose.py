@@ -1,6 +1,7 @@
 """Two engines with one result, W + Σ wᵢ·ΔWᵢ; the cache counts what it spares and stays in its bounds."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from loractl.sample.ahead import Thread
 from loractl.sample.compose import Branch, Cache, Composed, choose
 from loractl.sample.stack import Change, Plan, Stack
 from tests.sample.nets import CPU, VECTOR, X, make, merged
@@ -91,11 +93,54 @@ def test_the_cache_keeps_its_bounds_and_the_result_does_not_depend_on_it(order: 
     engine = Composed(net, plan, cache)
     for number in order:
         engine.write((float(number), 1.0, 1.0))
-        assert cache.used <= cache.limit
+        assert cache.used + cache.spare <= cache.limit
     assert len({*order}) <= cache.formed["unet"] <= len(order)
     reference = make()[0]
     merged(reference, updates, (float(order[-1]), 1.0, 1.0))
     torch.testing.assert_close(net(X), reference(X), atol=1e-4, rtol=1e-5)
+
+
+VECTORS = st.tuples(*[st.sampled_from([0.0, 0.5, 1.0])] * 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(VECTORS, st.booleans(), st.sampled_from([0, 0, 1, 2])), max_size=15), st.floats(0, 3.5))
+def test_memory_of_what_has_gone_serves_again_and_nothing_in_use_is_written_to(
+    turns: list[tuple[tuple[float, ...], bool, int]], rooms: float
+) -> None:
+    net, plan, _ = make()
+    cache = Cache(int(rooms * plan.size))
+    engine, other = Composed(net, plan, cache, Thread()), make()[0]
+    alone = Composed(other, plan, Cache(0))
+    for (vector, ahead, gone), (following, _, _) in pairwise([*turns, ((0.0, 0.0, 0.0), False, 0)]):
+        if gone:
+            engine.off()
+            cache.forget(gone)
+        engine.write(vector)
+        alone.write(vector)
+        if ahead:
+            engine.prefetch(following)
+            engine.prefetch(vector[::-1])
+        assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in net.state_dict().items())
+        assert cache.used + cache.spare <= cache.limit
+    engine.close()
+
+
+def test_an_adapter_that_is_forgotten_leaves_its_memory_to_the_next() -> None:
+    net, plan, _ = make()
+    cache = Cache(2 * plan.size)
+    engine = Composed(net, plan, cache)
+    engine.write((1.0, 0.0, 0.0))
+    places = {net.conv.weight.data_ptr(), net.linear.weight.data_ptr()}
+    engine.off()
+    cache.forget(2)
+    assert cache.used and not cache.spare, "it has no part in what there is"
+    cache.forget(1)
+    assert not cache.used and cache.spare
+    engine.write((2.0, 0.0, 0.0))
+    assert {net.conv.weight.data_ptr(), net.linear.weight.data_ptr()} == places and cache.formed["unet"] == 2
+    cache.clear()
+    assert not cache.used and not cache.spare
 
 
 @pytest.mark.parametrize("engine", Engines, ids=["composed", "branch"])

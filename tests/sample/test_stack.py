@@ -34,7 +34,9 @@ def update(shape: tuple[int, ...], rank: int = 2) -> LowRank:
 def total(weight: Tensor, change: Change, strength: float) -> Tensor:
     """W + strength · ΔW."""
     stack = Stack.of([(0, change)], CPU)
-    return stack.added_to(weight, [strength], stack.weights([strength]))
+    out = torch.full_like(weight, torch.nan)
+    stack.add_to(weight, [strength], stack.weights([strength]), out)
+    return out
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
