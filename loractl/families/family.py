@@ -62,7 +62,7 @@ class Family(ABC):
         self.guidance = self.guidance_default if guidance is None else guidance
         self.scheduler = pipeline.scheduler
         self._guest_of, self._shelf = guest_of, shelf
-        self.texts_on_cpu = False  # where text encoders compute that are guests elsewhere
+        self.texts_on_cpu = False  # where text encoders compute, whatever the device of the others
         self.guests: frozenset[str] = frozenset()
         self._kept: frozenset[str] = frozenset()
 
@@ -178,7 +178,8 @@ class Family(ABC):
 
     @property
     def device(self) -> torch.device:
-        return self._guest_of or next(next(iter(self.movable.values())).parameters()).device
+        stays = (each for name, each in self.movable.items() if not (self.texts_on_cpu and name in self.encoders))
+        return self._guest_of or next(next(stays).parameters()).device
 
     @property
     def text_device(self) -> torch.device:

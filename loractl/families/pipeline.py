@@ -42,8 +42,8 @@ def load_model(
 ) -> Family:
     """Everything frozen and in evaluation mode. Raises InputError when there is no such model, MismatchError for a
     family that is not known. With `phases` networks wait until `bring` calls them: those of a folder or a hub id
-    unread, those of a single file in main memory; text encoders come no further than that with `texts_on_cpu`. `config`
-    and `allow_pickle` are for a checkpoint in one file; `keeping` says how the denoiser is kept, which `trains` or not.
+    unread, those of a single file in main memory. With `texts_on_cpu` text encoders stay in main memory. `config` and
+    `allow_pickle` are for a checkpoint in one file; `keeping` says how the denoiser is kept, which `trains` or not.
     """
     quiet()
     from diffusers import DiffusionPipeline
@@ -68,13 +68,13 @@ def load_model(
     pipeline.set_progress_bar_config(disable=True)
     guidance, guest_of = LAB_GUIDANCE if source == "lab" else None, device if phases else None
     model = family(pipeline, dtype, guidance, guest_of, keeping.offload == "blocks", shelf)
-    model.texts_on_cpu = phases and texts_on_cpu
+    model.texts_on_cpu = texts_on_cpu
     for network in model.networks.values():
         network.requires_grad_(False).eval()
-    if phases:
+    if phases or texts_on_cpu:
         compute_on(pipeline, device)
-    for network in model.movable.values() if not phases else ():
-        network.to(device)
+    for name, network in model.movable.items() if not phases else ():
+        network.to("cpu" if texts_on_cpu and name in model.encoders else device)
     (ready if shelf is None else partial(check, keeping=keeping, trains=trains))(model.denoiser)
     return model
 

@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from loractl.families.family import Family
 from loractl.sample.denoise import After, Request, batches, in_batches, render_batch
+from loractl.sample.reading import read_there
 
 Said = list[Any]  # by `encode_prompt`, call by call
 
@@ -62,9 +61,7 @@ def said_of(model: Family, batch: Sequence[Request], more: Mapping[str, Any]) ->
     encode = model.pipeline.encode_prompt
 
     def listen(*arguments: Any, **named: Any) -> Any:
-        call = signature(encode).bind(*arguments, **named)
-        call.arguments["device"] = model.text_device
-        said.append(_moved(encode(*call.args, **call.kwargs), model.device))
+        said.append(read_there(model, encode, *arguments, **named))
         return said[-1]
 
     def read(**wanted: Any) -> Any:
@@ -74,13 +71,6 @@ def said_of(model: Family, batch: Sequence[Request], more: Mapping[str, Any]) ->
 
     render_batch(read, batch, lambda *_: None)
     return said
-
-
-def _moved(said: Any, device: torch.device) -> Any:
-    """Tensors, and what holds them, on the device."""
-    if isinstance(said, tuple | list):
-        return type(said)(_moved(each, device) for each in said)
-    return said.to(device) if isinstance(said, Tensor) else said
 
 
 def _latents(

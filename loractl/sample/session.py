@@ -10,7 +10,7 @@ Between runs the networks give the plain model's output, to the bit; `close` put
 else may change or move their weights meanwhile.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from loractl.sample.canvas import Size
 from loractl.sample.compose import Branch, Cache, Composed, Engine, EngineName, choose
 from loractl.sample.denoise import Request, Turns, in_batches, pipeline_for, render_batch
 from loractl.sample.held import Held, check, check_patterns, make_plan, strangers, vector
+from loractl.sample.reading import Reader
 from loractl.sample.schedule import Moment, Use, run_moments
 from loractl.sample.stack import Plan
 from loractl.tensors.adapter import Adapter
@@ -65,6 +66,7 @@ class Session:
         self.model, self.runs = model, list[Run]()
         self._wanted, self._cache, self._prefetch = engine, Cache(cache_bytes), prefetch
         self._held: dict[str, Held] = {}
+        self._reader = Reader(model)
         self._added = 0
         self._plans: dict[str, Plan] = {}
         self._engines: dict[str, Engine] = {}
@@ -171,13 +173,17 @@ class Session:
         try:
             for name in self.model.text_encoder_names:
                 self._write(name, "branch" if self._wanted == "branch" else "composed", None)
-            with turns.watching(self.model.denoiser):
+            with turns.watching(self.model.denoiser), self._reader.reading(pipeline, self._said_to_texts()):
                 pictures = render_batch(pipeline, batch, at_end, partial(self.model.arguments, pipeline=pipeline))
         finally:
             for engine in self._engines.values():
                 engine.off()
         self.runs.append(run)
         return pictures
+
+    def _said_to_texts(self) -> Hashable:
+        """What texts are read with: the adapters, their tokens and the weights that they have before a run."""
+        return tuple(each.number for each in self._held.values()), tuple(self._vector(None))
 
     def _ahead(self, run: Run, pipeline: Any, turn: int) -> None:
         """Before the denoiser's turn in a run of this pipeline."""

@@ -25,6 +25,10 @@ class DenoiserMemorySection(MemorySection):
 class PictureMemorySection(DenoiserMemorySection):
     """Of a job that makes pictures with adapters, which trains nothing."""
 
+    text_encoders: Literal["device", "cpu"] = Field(
+        "device", description="where prompts are read: cpu is for text encoders that leave a GPU no room for the rest"
+    )
+
     @model_validator(mode="after")
     def _adapters_have_a_place(self) -> "PictureMemorySection":
         if self.quantize != "none" and self.offload != "none":

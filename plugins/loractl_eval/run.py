@@ -6,16 +6,15 @@ from pathlib import Path
 from PIL import Image
 
 from loractl.data.images import find_pictures
-from loractl.device import pick_device, pick_dtype, require_determinism
+from loractl.device import require_determinism
 from loractl.errors import ScoreError
 from loractl.evaluate.encoders import EncoderSource
 from loractl.evaluate.judges import Exam
 from loractl.evaluate.report import photograph_row, prompt_rows, table, write_scores
 from loractl.evaluate.scores import make_scorer
 from loractl.events import Emit, Facts, Progress, Wrote
-from loractl.families.pipeline import load_model
-from loractl.families.precision import Keeping
 from loractl.method import Outcome
+from loractl.runs.loading import load_for_pictures
 from loractl.sample.denoise import Request
 from loractl.sample.picture import save_png, sheet
 from loractl.sample.schedule import Use
@@ -29,13 +28,11 @@ ROWS = 12  # of the grid, for each stage
 def run(spec: EvalSpec, emit: Emit) -> Outcome:
     """Raises ScoreError after the result is written when a score is below what the job asks for."""
     require_determinism()
-    device = pick_device(spec.memory.device)
     exam = Exam(spec.prompts, spec.class_prompts, spec.samples, _pictures(spec.held_out), _pictures(spec.training))
-    dtype, keeping = pick_dtype(spec.memory.precision, device), Keeping(**spec.memory.keeping)
-    model = load_model(spec.model.source, device, dtype, keeping=keeping, **spec.model.loading)
+    model = load_for_pictures(spec.model, spec.memory)
     encoders = [EncoderSource(each.source, each.revision, each.weights, each.allow_pickle) for each in spec.judges]
-    scorer = make_scorer(encoders, exam, device)
-    with Session(model) as session:
+    scorer = make_scorer(encoders, exam, model.device)
+    with Session(model, spec.memory.engine) as session:
         easel = Easel(spec, session, emit)
         scorer.before(easel.make)
         for number, use in enumerate(spec.adapters):

@@ -4,11 +4,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from loractl.device import pick_device, pick_dtype, require_determinism
+from loractl.device import require_determinism
 from loractl.events import Emit, Progress, Wrote
-from loractl.families.pipeline import load_model
-from loractl.families.precision import Keeping
 from loractl.method import Outcome
+from loractl.runs.loading import load_for_pictures
 from loractl.sample.axes import draw_table
 from loractl.sample.origin import origin
 from loractl.sample.page import page
@@ -60,9 +59,7 @@ class Wardrobe:
 
 def run(spec: GridSpec, emit: Emit) -> Outcome:
     require_determinism()
-    device = pick_device(spec.memory.device)
-    dtype, keeping = pick_dtype(spec.memory.precision, device), Keeping(**spec.memory.keeping)
-    model = load_model(spec.model.source, device, dtype, keeping=keeping, **spec.model.loading)
+    model = load_for_pictures(spec.model, spec.memory)
     shots = plan(spec, model)
     with Session(model, spec.memory.engine) as session:
         made = make_pictures(spec, session, shots, emit)

@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from loractl.device import pick_device, pick_dtype, require_determinism
+from loractl.device import require_determinism
 from loractl.events import Emit, Progress, Wrote
-from loractl.families.pipeline import load_model
-from loractl.families.precision import Keeping
 from loractl.formats.safefile import replacing
 from loractl.method import Outcome
+from loractl.runs.loading import load_for_pictures
 from loractl.sample.denoise import pipeline_for
 from loractl.sample.picture import is_made, save_png, settings_texts, sheet, shrunk
 from loractl.sample.preview import Preview
@@ -28,9 +27,7 @@ CELL = 128  # pixels of a picture in the sheet
 
 def run(spec: InferSpec, emit: Emit) -> Outcome:
     require_determinism()
-    device = pick_device(spec.memory.device)
-    dtype, keeping = pick_dtype(spec.memory.precision, device), Keeping(**spec.memory.keeping)
-    model = load_model(spec.model.source, device, dtype, keeping=keeping, **spec.model.loading)
+    model = load_for_pictures(spec.model, spec.memory)
     with Session(model, spec.engine, int(spec.composition.cache_mb * 1e6)) as session:
         easel = Easel(spec, session, emit)
         easel.make()
