@@ -1,4 +1,4 @@
-"""Numbers as a person lists them: "1..4" is 1, 2, 3, 4; "0:1:0.25" goes from 0 to 1 by 0.25; "1..3,7" is both."""
+"""Numbers and sizes as a person lists them: "1..4" is 1, 2, 3, 4; "0:1:0.25" goes from 0 to 1 by 0.25; 768x512."""
 
 import re
 from collections.abc import Iterator
@@ -31,3 +31,12 @@ def _expanded(part: str) -> Iterator[int | float]:
 
 def _plain(number: Decimal) -> int | float:
     return int(number) if number == number.to_integral_value() else float(number)
+
+
+def sides(said: int | str) -> int | str:
+    """A square by the side it has, whichever way it is said."""
+    found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", str(said))
+    if found is None:
+        raise ValueError(f'"{said}" is no size: give pixels, as 512, or 768x512 for width and height')
+    width, height = found[1], found[2] or found[1]
+    return int(width) if width == height else f"{width}x{height}"

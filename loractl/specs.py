@@ -25,7 +25,7 @@ from pydantic_core import InitErrorDetails
 
 import loractl
 from loractl.errors import did_you_mean
-from loractl.ranges import numbers
+from loractl.ranges import numbers, sides
 from loractl.samplers import SAMPLERS, find_sampler
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -273,13 +273,17 @@ def stems(files: Iterable[Path]) -> tuple[str, ...]:
     return tuple(named)
 
 
+Sides = Annotated[int | str, AfterValidator(sides)]
+SIDES = 'pixels of each side, or "768x512": of width and height; by default the model\'s own'
+
+
 class SampleSection(Section):
     prompts: tuple[str, ...] = Field((), description="what the pictures before and after show; by default the subject")
     negative: str = Field("", description="negative prompt")
     seeds: Seeds = Field((0, 1, 2, 3), min_length=1, description='one picture each; "5..8" stands for 5, 6, 7, 8')
     steps: Positive = Field(25, description="denoising steps")
     guidance: float | None = Field(None, ge=0, description="classifier-free guidance scale; by default the model's own")
-    size: Positive | None = Field(None, description="pixels of each side; by default the model's own")
+    size: Sides | None = Field(None, description=SIDES)
     at_start: bool = Field(True, description="sample before training too, for the comparison")
 
 

@@ -19,6 +19,7 @@ from loractl.sample.denoise import Request
 from loractl.sample.picture import save_png, sheet
 from loractl.sample.schedule import Use
 from loractl.sample.session import Session
+from loractl.sample.sizes import pixels
 from loractl.sections.scoring import below
 from loractl_eval.spec import EvalSpec
 
@@ -68,7 +69,7 @@ class Easel:
     def _request(self, prompt: str, seed: int) -> Request:
         sample, model = self.spec.sample, self.session.model
         guidance = model.guidance if sample.guidance is None else sample.guidance
-        return Request(prompt, seed, sample.steps, guidance, sample.size or model.resolution, sample.negative)
+        return Request(prompt, seed, sample.steps, guidance, pixels(model, sample.size), sample.negative)
 
 
 def _pictures(folder: Path | None) -> list[Path]:

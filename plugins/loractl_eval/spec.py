@@ -6,13 +6,15 @@ from pydantic import Field, model_validator
 
 from loractl.sections.memory import PictureMemorySection
 from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited, Text, unmeasured, written_below
-from loractl.specs import AdapterUse, Finite, InputPath, Model, Positive, Section, Spec, refusal
+from loractl.specs import SIDES, AdapterUse, Finite, InputPath, Model, Positive, Section, Sides, Spec, refusal
+
+READER = 64  # pixels
 
 
 class ScoredSampleSection(Section):
     steps: Positive = Field(20, description="denoising steps")
     guidance: float | None = Field(None, ge=0, description="classifier-free guidance scale; by default the model's own")
-    size: Positive | None = Field(None, description="pixels of each side; by default the model's own")
+    size: Sides | None = Field(None, description=SIDES)
     negative: str = Field("", description="negative prompt")
 
 
@@ -46,6 +48,8 @@ class EvalSpec(Spec):
             raise ValueError(
                 'the encoder "lab" judges alone, and the lab model only: the reader knows no other pictures'
             )
+        if "lab" in sources and self.sample.size not in (None, READER):
+            raise refusal({"sample.size": f'the encoder "lab" reads pictures of {READER} pixels: leave it out'})
         held_out, training = self.held_out is not None, self.training is not None
         settings = (self.fail_below, self.judges, self.prompts, self.samples)
         if needs := unmeasured(*settings, held_out=held_out, training=training):

@@ -33,7 +33,7 @@ def grid(
     steps: Annotated[int | None, Option(help="denoising steps")] = None,
     guidance: Annotated[float | None, Option(help="classifier-free guidance scale")] = None,
     negative: Annotated[str | None, Option(help="negative prompt")] = None,
-    size: Annotated[int | None, Option(help="pixels of each side")] = None,
+    size: Annotated[str | None, Option(help="pixels of each side, or of width and height: 768x512")] = None,
     name: Annotated[str, Option(help="names the output's folder")] = "grid",
     out: Annotated[Path | None, Option(help="the output's folder")] = None,
     overwrite: Annotated[bool | None, Option("--overwrite", help="replace files that are already there")] = None,

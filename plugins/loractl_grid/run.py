@@ -119,7 +119,7 @@ def write_tables(spec: GridSpec, shots: Sequence[Shot]) -> dict[str, Path]:
     files = {}
     for place in range(len(z.labels)):
         here = shots[place * size : (place + 1) * size]
-        cell = max(SMALLEST, here[0].request.shape[0])
+        cell = max(SMALLEST, *here[0].request.shape)
         name = f"table-z{place + 1}"
         drawn = draw_table(x, y, [shrunk(shot.file, cell) for shot in here], z.says(place), cell)
         files[name] = save_png(spec.destination() / f"{name}.png", drawn)

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from loractl.ranges import numbers
 from loractl.sections.memory import PictureMemorySection
 from loractl.sections.schedules import Schedule
-from loractl.specs import AdapterUse, Finite, InputPath, Model, Positive, Section, Spec, Weight
+from loractl.specs import SIDES, AdapterUse, Finite, InputPath, Model, Positive, Section, Sides, Spec, Weight
 from loractl_grid.checkpoints import written
 
 T = TypeVar("T")
@@ -124,7 +124,7 @@ class GridSampleSection(Section):
     negative: str = Field("", description="negative prompt")
     steps: Positive = Field(25, description="denoising steps")
     guidance: float | None = Field(None, ge=0, description="classifier-free guidance scale; by default the model's own")
-    size: Positive | None = Field(None, description="pixels of each side; by default the model's own")
+    size: Sides | None = Field(None, description=SIDES)
 
 
 class GridSpec(Spec):

@@ -1,24 +1,14 @@
 """What a job may say of its pictures."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from loractl.specs import InputPath, Positive, PromptedSampleSection, SamplerName, Share
 
 T = TypeVar("T")
 _NEEDS = {"strength": "image", "mask": "image", "paste_edge": "mask"}
-
-
-def _sides(said: int | str) -> int | str:
-    """A square by the side it has, whichever way it is said."""
-    found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", str(said))
-    if found is None:
-        raise ValueError(f'"{said}" is no size: give pixels, as 512, or 768x512 for width and height')
-    width, height = found[1], found[2] or found[1]
-    return int(width) if width == height else f"{width}x{height}"
 
 
 class InferSampleSection(PromptedSampleSection):
@@ -31,9 +21,6 @@ class InferSampleSection(PromptedSampleSection):
         None,
         description="the method of sampling, by the name that A1111, kohya or diffusers has for it: euler-a, "
         "dpm++2m-karras, ddim, …; by default the model's own",
-    )
-    size: Annotated[int | str, AfterValidator(_sides)] | None = Field(  # type: ignore[assignment]  # nobody sets it
-        None, description='pixels of each side, or "768x512": of width and height; by default the model\'s own'
     )
     clip_skip: Annotated[int, Field(ge=1, le=12)] = Field(
         1, description="which layer of CLIP reads the prompt: 1 is the last, 2 the one before, as in A1111"

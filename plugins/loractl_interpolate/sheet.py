@@ -9,6 +9,7 @@ from loractl.families.pipeline import load_model
 from loractl.sample.adapted import apply, remove_all, requests
 from loractl.sample.denoise import render
 from loractl.sample.picture import save_png, sheet
+from loractl.sample.sizes import pixels
 from loractl.specs import ModelSection, PromptedSampleSection
 from loractl_interpolate.spec import InterpolateSpec
 
@@ -20,7 +21,8 @@ def contact_sheet(
     require_determinism()
     device = pick_device(spec.memory.device)
     model = load_model(source.source, device, pick_dtype(spec.memory.precision, device), **source.loading)
-    wanted = requests(model, sample.prompts, sample.seeds, sample.steps, sample.guidance, sample.size, sample.negative)
+    size = pixels(model, sample.size)
+    wanted = requests(model, sample.prompts, sample.seeds, sample.steps, sample.guidance, size, sample.negative)
     columns = []
     for done, file in enumerate(files, start=1):
         apply(model, file, "series")
