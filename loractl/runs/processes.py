@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -70,6 +70,8 @@ def _help(line: Connection, environment: Mapping[str, str], work: Callable[..., 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)
     os.environ.update(environment)
+    with suppress(ImportError):  # the job says so better
+        import accelerate  # noqa: F401  # most of what takes time and memory before the processes meet
     line.send("here")
     work(*arguments)
 

@@ -44,6 +44,8 @@ def test_a_grids_cells_are_as_wide_as_its_pictures(tmp_path: Path) -> None:
 
 
 def test_the_labs_reader_refuses_what_it_can_not_read(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match=r'sample.size=96x64: the encoder "lab" reads pictures of 64 pixels: leave it out'):
+    with pytest.raises(
+        JobError, match=r'sample.size=96x64: the encoder "lab" reads pictures of 64 pixels: leave it out'
+    ):
         run_job(JOBS / "eval.toml", tmp_path, "sample.size=96x64")
     assert READER == SIZE

@@ -34,6 +34,8 @@ from tests.runs.test_going_on import SHORT, ctrl_c, results
 
 assert ctrl_c  # a fixture
 
+SPAWN = processes.CONTEXT
+
 # AdamW makes a whole step of a gradient that is all rounding, so the rate is small.
 PARALLEL = ("train.steps=3", "train.lr=5e-5", "checkpoint.every=2", "output.dtype=fp32", "prior.num_images=2")
 SLICED = ("train.batch_size=2", "train.grad_accum=3", "adapter.dropout=0.1")  # every batch is cut in two
@@ -143,6 +145,18 @@ def test_a_process_that_is_killed_ends_the_others() -> None:
 def test_a_process_that_can_not_begin_is_told_of() -> None:
     with pytest.raises(DeviceError, match="process 2 of 2 ended before it began"), helpers(1, Unreadable()):
         raise AssertionError
+
+
+def test_a_process_has_all_it_needs_to_meet_the_others_when_it_says_that_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever dies later, for want of memory as a rule, leaves the first waiting for minutes."""
+    monkeypatch.setattr(processes, "CONTEXT", SPAWN)
+    before = {process.pid for process in multiprocessing.active_children()}
+    with helpers(1, exec, "import os, sys; os._exit('accelerate' not in sys.modules)"):
+        (process,) = [each for each in multiprocessing.active_children() if each.pid not in before]
+        process.join(60)
+        assert process.exitcode == 0
 
 
 class Unreadable:
