@@ -34,6 +34,7 @@ _SIZES: Mapping[str, str] = {
     "Flux2KleinPipeline, deep": "12B",
     "FluxPipeline": "12B",
     "one file": "12B",  # no family that comes in one file is larger
+    "": "12B",  # a hub id: it may be a UNet, whose blocks can't be offloaded
 }
 _LARGEST = "20B"
 # Pipelines that models of several sizes have: those with more layers than this are called deep.
@@ -100,7 +101,7 @@ def _of_texts(preset: str, source: str) -> Settings:
 
 
 def size(source: str) -> str:
-    """How large a model's denoiser is, by what its folder says; what can't be told from here is large."""
+    """How large a model's denoiser is, by what its folder says; what has none here is as Flux.1."""
     return "1B" if source == "lab" else _SIZES.get(kind_of(source), _LARGEST)
 
 
