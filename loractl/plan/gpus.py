@@ -2,8 +2,9 @@
 
 The rates are those of dense tensor cores with sums in fp32, which is how training multiplies; vendors also print
 the double, for sparse matrices or for sums in fp16. Sources: NVIDIA's white papers of the Turing, Ampere (GA102),
-Ada and Blackwell architectures (appendices), and the data sheets of T4, V100, A10, A100, L4, L40, L40S, H100, H200, RTX
-A6000 and RTX 6000 Ada.
+Ada and Blackwell architectures (appendices), and the data sheets of T4, V100, A10, A10G, A40, A100, L4, L40, L40S,
+H100, H200, B200, RTX A6000 and RTX 6000 Ada. Of the RTX 5060 and 5060 Ti NVIDIA prints the rate for sparse matrices in
+FP4 alone, which is sixteen times the dense one in 16 bits, as of the other GeForces of their generation.
 """
 
 import difflib
@@ -31,6 +32,7 @@ class Gpu:
 _TABLE = (
     Gpu("T4", 16, 320, 65, bf16=False),
     Gpu("V100", 16, 900, 125, bf16=False),
+    Gpu("V100 32GB", 32, 900, 125, bf16=False),
     Gpu("RTX 2080 Ti", 11, 616, 53.8, bf16=False),
     Gpu("RTX 3060", 12, 360, 25.5),
     Gpu("RTX 3070", 8, 448, 40.6),
@@ -44,11 +46,15 @@ _TABLE = (
     Gpu("RTX 4080", 16, 717, 97.5),
     Gpu("RTX 4090", 24, 1008, 165.2),
     Gpu("RTX 6000 Ada", 48, 960, 364.2),
+    Gpu("RTX 5060", 8, 448, 38.4),
+    Gpu("RTX 5060 Ti", 16, 448, 47.4),
     Gpu("RTX 5070", 12, 672, 61.7),
     Gpu("RTX 5070 Ti", 16, 896, 87.9),
     Gpu("RTX 5080", 16, 960, 112.6),
     Gpu("RTX 5090", 32, 1792, 209.5),
     Gpu("A10", 24, 600, 125),
+    Gpu("A10G", 24, 600, 70),
+    Gpu("A40", 48, 696, 149.7),
     Gpu("L4", 24, 300, 121),
     Gpu("L40", 48, 864, 181),
     Gpu("L40S", 48, 864, 362),
@@ -57,6 +63,7 @@ _TABLE = (
     Gpu("H100 PCIe", 80, 2000, 756),
     Gpu("H100", 80, 3350, 989),
     Gpu("H200", 141, 4800, 989),
+    Gpu("B200", 180, 8000, 2250),
 )
 GPUS = {gpu.name.lower(): gpu for gpu in _TABLE}
 

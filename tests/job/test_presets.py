@@ -105,12 +105,42 @@ def test_what_it_became_is_read_again_as_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "expected"),
-    [("StableDiffusionPipeline", "1B"), ("FluxPipeline", "20B"), ("SomebodysPipeline", "20B")],
+    ("pipeline", "layers", "expected"),
+    [
+        ("StableDiffusionPipeline", None, "1B"),
+        ("StableDiffusion3Pipeline", 24, "3B"),
+        ("StableDiffusion3Pipeline", 38, "6B"),
+        ("StableDiffusion3Pipeline", "many", "3B"),
+        ("Flux2KleinPipeline", 5, "6B"),
+        ("Flux2KleinPipeline", 8, "12B"),
+        ("SanaPipeline", 20, "3B"),
+        ("SanaPipeline", 60, "6B"),
+        ("FluxPipeline", 19, "12B"),
+        ("QwenImagePipeline", 60, "20B"),
+        ("SomebodysPipeline", None, "20B"),
+    ],
 )
-def test_the_size_is_told_by_the_folder(pipeline: str, expected: str, tmp_path: Path) -> None:
-    assert size(model(tmp_path, pipeline)) == expected
-    assert (size("lab"), size("some/name")) == ("1B", "20B")  # what can't be told from here is large
+def test_the_size_is_told_by_the_folder(pipeline: str, layers: object, expected: str, tmp_path: Path) -> None:
+    source = model(tmp_path, pipeline)
+    if layers is not None:
+        (tmp_path / "transformer").mkdir()
+        (tmp_path / "transformer/config.json").write_text(json.dumps({"num_layers": layers}), encoding="utf-8")
+    assert size(source) == expected
+
+
+def test_what_has_no_folder_here_is_taken_for_one_of_the_larger() -> None:
+    assert (size("lab"), size("some/name"), size("some/file.safetensors")) == ("1B", "12B", "12B")
+    for preset in ("12gb", "24gb"):  # it may be a UNet, which has nothing to be offloaded
+        assert resolved({"preset": preset}, "some/name").offload == "none"
+
+
+def test_the_larger_models_of_a_family_read_elsewhere(tmp_path: Path) -> None:
+    """Flux.2 Klein of 9B has a text encoder of 8B, which that of 4B does not."""
+    source = model(tmp_path, "Flux2KleinPipeline")
+    assert resolved({"preset": "12gb"}, source).text_encoders == "device"
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer/config.json").write_text('{"num_layers": 8}', encoding="utf-8")
+    assert resolved({"preset": "12gb"}, source).text_encoders == "cpu"
 
 
 def test_every_preset_knows_every_size_and_only_keys_there_are() -> None:

@@ -130,7 +130,7 @@ def test_a_preset_goes_by_the_gpu_that_is_named(gpu: str, preset: str | None, tm
     changes = ["memory.preset=auto", f"model={tmp_path}", "eval.encoders=[]", "prior.weight=0"]
     layers = [override(change) for change in changes]
     spec: Any = read_for(gpu, JOBS / "subject.toml", load_plugins().methods, layers)
-    settings = PRESETS[preset]["20B"] if preset else {"quantize": "none", "phases": False}
+    settings = PRESETS[preset]["12B"] if preset else {"quantize": "none", "phases": False}
     assert {key: getattr(spec.memory, key) for key in settings} == settings
 
 

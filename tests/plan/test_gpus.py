@@ -28,6 +28,12 @@ def test_an_unknown_gpu_is_refused_with_the_nearest() -> None:
         ("NVIDIA A100-SXM4-40GB", "a100 40gb"),
         ("NVIDIA RTX 6000 Ada Generation", "rtx 6000 ada"),
         ("Tesla T4", "t4"),
+        ("Tesla V100-SXM2-32GB", "v100 32gb"),
+        ("NVIDIA A10", "a10"),
+        ("NVIDIA A10G", "a10g"),
+        ("NVIDIA A40", "a40"),
+        ("NVIDIA GeForce RTX 5060 Ti", "rtx 5060 ti"),
+        ("NVIDIA B200", "b200"),
     ],
 )
 def test_a_driver_s_name_finds_its_row(driver: str, row: str) -> None:
