@@ -5,8 +5,8 @@ The back refuses the same once the model is there; a person should not have to w
 
 import json
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
+from loractl.bases import is_single_file
 from loractl.sections.learning import AdapterSection, EmbeddingSection
 
 LEAST_RATE = 1e-7  # at which diffusers' polynomial schedule ends
@@ -57,7 +57,7 @@ def of_rates(optimizer: str, schedule: str, learning: Mapping[str, float], early
 
 def of_memory(quantize: str, device: str, model: str) -> Problems:
     """`model` is the job's model.source."""
-    if quantize in AT_LOADING and Path(model).suffix in (".safetensors", ".ckpt"):
+    if quantize in AT_LOADING and is_single_file(model):
         return {"memory.quantize": f'a checkpoint in one file can\'t be loaded in {quantize}: set quantize = "fp8"'}
     if quantize == "nf4" and device == "cpu":
         return {"memory.quantize": 'nf4 needs a GPU: set "int8" or "fp8" to train on a CPU'}

@@ -4,11 +4,10 @@ A preset is resolved as the job is read, so the resolved job says what it became
 fits is judged by `loractl plan`, for one picture at a step of the model's own size.
 """
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
+from loractl.bases import configuration, pipeline_of
 from loractl.sections.cards import gigabytes
 from loractl.specs import Section
 
@@ -30,6 +29,7 @@ _SIZES: Mapping[str, str] = {
     "ZImagePipeline": "6B",
 }
 _LARGEST = "20B"
+_LAYERS_OF_SD35_LARGE = 38  # 8B, where Stable Diffusion 3 and 3.5 medium have 24 layers, Sana and Lumina 2 fewer
 
 # Pipelines whose text encoders leave room for themselves on a GPU of this size; those of the others read on the CPU.
 _SMALL = {"StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionXLPipeline"}
@@ -88,14 +88,9 @@ def _of_texts(preset: str, source: str) -> Settings:
 
 
 def size(source: str) -> str:
-    """How large a model's denoiser is, by the pipeline that its folder names; what can't be told from here is large."""
-    return "1B" if source == "lab" else _SIZES.get(pipeline_of(source), _LARGEST)
-
-
-def pipeline_of(source: str) -> str:
-    """The pipeline that a model's folder names; nothing where there is no such folder."""
-    try:
-        index = json.loads(Path(source, "model_index.json").read_text(encoding="utf-8"))
-        return str(index["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    """How large a model's denoiser is, by its pipeline; what can't be told from here is large."""
+    if source == "lab":
+        return "1B"
+    found = _SIZES.get(pipeline_of(source), _LARGEST)
+    deep = configuration(source, "transformer/config.json").get("num_layers") == _LAYERS_OF_SD35_LARGE
+    return "6B" if found == "3B" and deep else found
