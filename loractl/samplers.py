@@ -50,8 +50,8 @@ SAMPLERS: Mapping[str, Sampler] = {
 
 
 # Diffusers' classes that can follow a flow where the model's own scheduler, one of diffusion models, does.
-FOLLOW_FLOWS = ("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler")
-FOLLOW_FLOWS += ("DEISMultistepScheduler", "UniPCMultistepScheduler")
+FOLLOW_FLOWS = {"DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"}
+FOLLOW_FLOWS |= {"DEISMultistepScheduler", "UniPCMultistepScheduler"}
 
 
 def unfit(name: str, own: Mapping[str, Any]) -> str | None:
