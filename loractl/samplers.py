@@ -49,6 +49,21 @@ SAMPLERS: Mapping[str, Sampler] = {
 }
 
 
+# Diffusers' classes that can follow a flow where the model's own scheduler, one of diffusion models, does.
+FOLLOW_FLOWS = {"DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"}
+FOLLOW_FLOWS |= {"DEISMultistepScheduler", "UniPCMultistepScheduler"}
+
+
+def unfit(name: str, own: Mapping[str, Any]) -> str | None:
+    """Why a method of SAMPLERS is not for a model with this configuration of its scheduler, if it is not."""
+    sampler = SAMPLERS[name]
+    follows = sampler.kind in FOLLOW_FLOWS and not sampler.options.get("use_karras_sigmas")  # a flow has no such levels
+    is_flow = "shift" in own or str(own.get("_class_name")).startswith("FlowMatch")
+    if is_flow or (own.get("use_flow_sigmas") and not follows):
+        return f"{sampler.label} is not for a flow model: leave the scheduler out"
+    return None
+
+
 def find_sampler(name: str) -> str | None:
     """The key in SAMPLERS for a name in anyone's spelling: "DPM++ 2M Karras", "dpmpp_2m", "k_euler_a", a class."""
     return _KNOWN.get(_bare(name))

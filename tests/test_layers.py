@@ -11,7 +11,7 @@ CORE = sorted((ROOT / "loractl").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 
 # Each layer may import what stands before it in its list. What is shared, `loractl` itself included, is for all.
-SHARED = ["", "errors", "events", "catalog", "samplers", "launch"]
+SHARED = ["", "errors", "events", "catalog", "bases", "samplers", "launch"]
 FRONT = ["lines", "ranges", "specs", "sections", "fields", "problems", "method", "captioner", "hookspecs", "plugins"]
 FRONT += ["template", "job", "cli", "__main__"]
 BACK = ["tensors", "device", "formats", "inject", "families", "plan", "sample", "data"]

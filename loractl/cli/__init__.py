@@ -20,7 +20,7 @@ from loractl.cli.commands import Commands, Report
 from loractl.cli.display import Display, JsonLines, write_json
 from loractl.cli.earlier import changes, require_own_record
 from loractl.cli.failures import advising, fail
-from loractl.cli.many import Many, as_json, line, sentences, table, worst
+from loractl.cli.many import Many, as_json, is_warning, line, sentences, table, worst
 from loractl.errors import InputError, JobError, ScoreError, Terminated
 from loractl.events import Finished, Note, Progress, Started
 from loractl.job import dump_job
@@ -140,7 +140,7 @@ def carry_out_all(many: Many, answer: Answer) -> int:
         elif event.get("event") == Progress.kind:
             told = {key: value for key, value in event.items() if key != "event"}
             display.on_event(Progress(**{**told, "stage": f"{name}: {told['stage']}"}))
-        elif (event.get("event"), event.get("level")) == (Note.kind, "warning"):
+        elif is_warning(event):
             display.on_event(Note(f"{name}: {event['text']}", "warning"))
 
     for result in many.results(hear):

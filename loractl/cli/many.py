@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from loractl.errors import JobError, LoractlError, PluginError, Terminated, did_you_mean
+from loractl.events import Note
 from loractl.job import dump_job
 from loractl.specs import Spec
 
@@ -41,7 +42,9 @@ class Errand:
 
 @dataclass(frozen=True)
 class Result:
-    """How a job ended: its exit code, what went wrong if anything did, and the numbers it measured."""
+    """How a job ended: its exit code, what went wrong if anything did, the numbers it measured, and its warnings as
+    events.
+    """
 
     name: str
     code: int
@@ -49,6 +52,7 @@ class Result:
     destination: Path
     problems: Sequence[str] = ()
     numbers: Mapping[str, float] = field(default_factory=dict)
+    warnings: Sequence[Mapping[str, Any]] = ()
 
 
 Work = Callable[[Errand, int], Result]  # (errand, retries)
@@ -61,7 +65,9 @@ def _deaf(name: str, event: Mapping[str, Any]) -> None:
 
 class Executor(Protocol):
     def __call__(self, given: Sequence[Errand], retries: int, gpus: float | None, hear: Hear, /) -> Iterator[Result]:
-        """The result of each as soon as it is there; `gpus` are for each. What runs elsewhere may not be heard."""
+        """The result of each as soon as it is there; `gpus` are for each. Of what runs elsewhere the warnings are
+        heard, and when it has ended.
+        """
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,9 @@ class Many:
             raise JobError(f'--executor: there is no "{self.executor}"; {did_you_mean(self.executor, EXECUTORS)}')
 
     def results(self, hear: Hear = _deaf) -> Iterator[Result]:
-        """Carries the jobs out; each result as soon as it is there. `hear` is told of events of jobs that run here."""
+        """Carries the jobs out; each result as soon as it is there. `hear` is told of their events, of jobs that run
+        elsewhere of warnings alone.
+        """
         return EXECUTORS[self.executor](self.errands, self.retries, self.gpus, hear)
 
 
@@ -102,12 +110,22 @@ def carry_out(errand: Errand, retries: int, hear: Hear = _deaf) -> Result:
     """Runs a job in a process of its own. One that is killed is started `retries` times again, and goes on from its
     last checkpoint if its method has such.
     """
-    began = time.monotonic()
+    began, warnings = time.monotonic(), list[Mapping[str, Any]]()
+
+    def listen(name: str, event: Mapping[str, Any]) -> None:
+        if is_warning(event):
+            warnings.append(event)
+        hear(name, event)
+
     for _ in range(retries + 1):
-        code, last = _process(errand, hear)
+        code, last = _process(errand, listen)
         if code >= 0:
             break
-    return _result(errand, code, last, time.monotonic() - began)
+    return replace(_result(errand, code, last, time.monotonic() - began), warnings=tuple(warnings))
+
+
+def is_warning(event: Mapping[str, Any]) -> bool:
+    return (event.get("event"), event.get("level")) == (Note.kind, "warning")
 
 
 def local(given: Sequence[Errand], retries: int, _: float | None = None, hear: Hear = _deaf) -> Iterator[Result]:
@@ -117,10 +135,11 @@ def local(given: Sequence[Errand], retries: int, _: float | None = None, hear: H
 
 
 def on_ray(
-    given: Sequence[Errand], retries: int, gpus: float | None = None, _: Hear = _deaf, *, work: Work = carry_out
+    given: Sequence[Errand], retries: int, gpus: float | None = None, hear: Hear = _deaf, *, work: Work = carry_out
 ) -> Iterator[Result]:
     """On the Ray cluster of RAY_ADDRESS, or on one that is started on this machine: as many at once as have room, a CPU
-    and `gpus` GPUs for each, by default 1 if the cluster has any. Yields them as they end.
+    and `gpus` GPUs for each, by default 1 if the cluster has any. Yields them as they end, each when its
+    warnings are told.
     """
     ray = _ray()
     mine = not ray.is_initialized()
@@ -132,7 +151,10 @@ def on_ray(
         waiting = {task.remote(errand, retries): errand for errand in given}
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
-            yield _received(ray, done, waiting.pop(done))
+            result = _received(ray, done, waiting.pop(done))
+            for event in result.warnings:
+                hear(result.name, event)
+            yield result
     finally:
         if mine:
             ray.shutdown()

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from loractl.bases import is_single_file
 from loractl.catalog import families
 from loractl.errors import InputError, MismatchError
 from loractl.families.family import Family
 from loractl.families.outlines import outlines
 from loractl.families.precision import Keeping, check, loading, refuse_for_one_file, settle
 from loractl.families.shelf import Shelf, compute_on
-from loractl.families.single_file import is_single_file, load_single_file, variant_of
+from loractl.families.single_file import load_single_file, variant_of
 
 LAB = Path(__file__).parent.parent / "lab" / "weights"
 LAB_GUIDANCE = 4.0  # at 7 the reader sees eyes a little better, accents and feet a little worse

@@ -6,120 +6,16 @@ and which are not here either, and networks that the file lacks.
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from loractl.bases import BASES, DENOISER, configurations, recognize
 from loractl.errors import FormatError, InputError, MismatchError
 from loractl.formats.checkpoint import as_safetensors
 from loractl.formats.safefile import Header, read_header
-
-SUFFIXES = (".safetensors", ".ckpt")
-_CONFIGS = Path(__file__).parent / "configs"
-_DENOISER = "model.diffusion_model."
-
-
-@dataclass(frozen=True)
-class Layout:
-    """`parts` tells how the keys of each network begin, `optional` which the pipeline does without."""
-
-    parts: Mapping[str, tuple[str, ...]]
-    optional: tuple[str, ...] = ()
-
-
-_VAE = ("first_stage_model.", "vae.")
-_SD = Layout({"unet": (_DENOISER,), "vae": _VAE, "text_encoder": ("cond_stage_model.",)})
-_SDXL = Layout(
-    {
-        "unet": (_DENOISER,),
-        "vae": _VAE,
-        "text_encoder": ("conditioner.embedders.0.",),
-        "text_encoder_2": ("conditioner.embedders.1.",),
-    }
-)
-_SD3 = Layout(
-    {
-        "transformer": (_DENOISER, "joint_blocks."),
-        "vae": _VAE,
-        "text_encoder": ("text_encoders.clip_l.",),
-        "text_encoder_2": ("text_encoders.clip_g.",),
-        "text_encoder_3": ("text_encoders.t5xxl.",),
-    },
-    optional=("text_encoder_3",),
-)
-_FLUX = Layout(
-    {
-        "transformer": (_DENOISER, "double_blocks."),
-        "vae": _VAE,
-        "text_encoder": ("text_encoders.clip_l.",),
-        "text_encoder_2": ("text_encoders.t5xxl.",),
-    }
-)
-
-
-@dataclass(frozen=True)
-class Base:
-    """A base model: how the keys begin that it alone has, a name for people, and the hub's model of its kind."""
-
-    sign: str
-    title: str
-    repo: str
-    layout: Layout
-
-
-# The first row whose sign begins a key, its denoiser's prefix taken off, tells the base; the names are those of the
-# folders of configurations. That Stable Diffusion 2 predicts v, as 2.1 does, is assumed: no key tells it.
-BASES: Mapping[str, Base] = {
-    "sdxl": Base("conditioner.embedders.1.", "Stable Diffusion XL", "stabilityai/stable-diffusion-xl-base-1.0", _SDXL),
-    "sd_v2_v": Base("cond_stage_model.model.", "Stable Diffusion 2", "stabilityai/stable-diffusion-2-1", _SD),
-    "sd_v1": Base(
-        "cond_stage_model.transformer.", "Stable Diffusion 1", "stable-diffusion-v1-5/stable-diffusion-v1-5", _SD
-    ),
-    "sd35_large": Base(
-        "joint_blocks.37.", "Stable Diffusion 3.5 large", "stabilityai/stable-diffusion-3.5-large", _SD3
-    ),
-    "sd35_medium": Base(
-        "joint_blocks.0.x_block.attn2.", "Stable Diffusion 3.5 medium", "stabilityai/stable-diffusion-3.5-medium", _SD3
-    ),
-    "sd3": Base("joint_blocks.", "Stable Diffusion 3", "stabilityai/stable-diffusion-3-medium-diffusers", _SD3),
-    "flux_dev": Base("guidance_in.", "Flux.1 dev", "black-forest-labs/FLUX.1-dev", _FLUX),
-    "flux_schnell": Base("double_blocks.", "Flux.1 schnell", "black-forest-labs/FLUX.1-schnell", _FLUX),
-}
-_REFUSED = {
-    "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL, which only retouches pictures that are "
-    "nearly done: train the base model",
-    "control_model.": "a ControlNet, which goes with a base model: train that one",
-    "lora_": "an adapter, not a base model: name the model that it is for",
-    "input_blocks.": "a UNet without text encoder and autoencoder, under names that lack their prefix: get the whole "
-    "checkpoint",
-}
-
-
-def is_single_file(source: str) -> bool:
-    return source.endswith(SUFFIXES)
-
-
-def configurations(base: str) -> Path:
-    """The diffusers folder with a base's configurations; it has no weights and no tokenizers."""
-    return _CONFIGS / base
-
-
-def recognize(path: Path, keys: Collection[str]) -> str:
-    """The name in BASES for a checkpoint with these keys. MismatchError when it is none of them."""
-    names = [key.removeprefix(_DENOISER) for key in keys]
-
-    def has(sign: str) -> bool:
-        return any(name.startswith(sign) for name in names)
-
-    refused = next((what for sign, what in _REFUSED.items() if any(key.startswith(sign) for key in keys)), None)
-    found = None if refused else next((name for name, base in BASES.items() if has(base.sign)), None)
-    if found is None:
-        known = ", ".join(base.title for base in BASES.values())
-        raise MismatchError(f"{path} is {refused or f'no checkpoint of a family that is known: there is {known}'}")
-    return found
 
 
 def recognize_file(path: Path) -> str:
@@ -170,7 +66,7 @@ def _refuse(path: Path, header: Header, config: str | None) -> None:
     """What diffusers would load wrongly or not at all."""
     if scaled := next((key for key in header.entries if key.endswith((".scale_weight", "scaled_fp8"))), None):
         raise FormatError(f"{path} has weights in 8 bits with factors beside them ({scaled}): get it in fp16 or bf16")
-    first = header.entries.get(f"{_DENOISER}input_blocks.0.0.weight")
+    first = header.entries.get(f"{DENOISER}input_blocks.0.0.weight")
     if config is None and first is not None and first.shape[1] != 4:
         raise MismatchError(
             f"{path} is a model for inpainting or editing, whose UNet sees {first.shape[1]} channels: set model.config "

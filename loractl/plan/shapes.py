@@ -14,11 +14,12 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from loractl.bases import configurations, is_single_file
 from loractl.errors import InputError
 from loractl.families.family import Family
 from loractl.families.outlines import outlines
 from loractl.families.pipeline import LAB, family_of, quiet
-from loractl.families.single_file import configurations, is_single_file, recognize_file
+from loractl.families.single_file import recognize_file
 from loractl.plan.inputs import counting_words
 
 

@@ -16,12 +16,14 @@ from loractl.runs.recipe import Recipe
 from loractl.runs.sizes import count
 from loractl.sections import TrainingSpec
 from loractl.tensors.adapter import Adapter
+from loractl.train.checkpoint import checkpoints
 from loractl.train.loop import Group, Plan, Training
 from loractl.train.metrics import NAME as METRICS
 from loractl.train.optim import make_optimizer
 
 Form = Literal["diffusers", "kohya"]
 DENOISERS, TEXT_ENCODERS = ("unet", "transformer"), ("text_encoder", "text_encoder_2")  # which, the model will tell
+CLAIM = ".run"  # the file that says which method's run has a folder
 ADAPTERS = "adapters"  # the folder of those that are kept on the way
 
 
@@ -159,17 +161,29 @@ def by_token(tokens: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def may_overwrite(spec: TrainingSpec, recipe: Recipe) -> bool:
-    """Whether the files in the folder are those of this run, interrupted, or the job allows it.
+    """Whether the files in the folder are those of a run of this method, interrupted, or the job allows it.
 
-    Otherwise InputError when the result would replace one, now and not when training is over.
+    Otherwise InputError when the run would replace one, now and not when training is over.
     """
     folder = spec.destination()
-    if spec.output.overwrite or (folder / METRICS).exists():
+    if spec.output.overwrite or claimed_by(folder) == spec.method or checkpoints(spec.checkpoints()):
         return True
-    there = [name for name in result_files(spec, recipe) if (folder / name).exists()]
+    there = [name for name in (*result_files(spec, recipe), METRICS) if (folder / name).exists()]
     if there:
         raise InputError(f"{folder / there[0]} is already there: choose another --out, or replace it with --overwrite")
     return False
+
+
+def claim(folder: Path, method: str) -> None:
+    """Leaves word that what is written in a folder from here on is a run's of this method."""
+    (folder / CLAIM).write_text(method, encoding="utf-8")
+
+
+def claimed_by(folder: Path) -> str | None:
+    try:
+        return (folder / CLAIM).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
 
 
 def result_files(spec: TrainingSpec, recipe: Recipe) -> list[str]:

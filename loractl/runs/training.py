@@ -26,7 +26,7 @@ from loractl.method import Outcome
 from loractl.runs.album import Album
 from loractl.runs.best import Best
 from loractl.runs.changes import dumped, last_checkpoint
-from loractl.runs.learner import ADAPTERS, Learner, may_overwrite
+from loractl.runs.learner import ADAPTERS, Learner, claim, may_overwrite
 from loractl.runs.measure import Measure
 from loractl.runs.objective import Objective, make_room
 from loractl.runs.processes import helpers
@@ -169,6 +169,7 @@ class Run:
             self.go_on_from(self.resumed)
         self.resumed, self.metrics = None, MetricsFile(self.folder)
         if self.team.leads:
+            claim(self.folder, self.spec.method)
             self.metrics.truncate(self.training.step)
 
     # The loop

@@ -10,7 +10,7 @@ from typing import Any
 
 from loractl.errors import MismatchError
 from loractl.sample.canvas import Canvas, Size
-from loractl.samplers import SAMPLERS, Sampler
+from loractl.samplers import SAMPLERS, unfit
 
 
 def task_pipeline(pipeline: Any, canvas: Canvas | None, sampler: str) -> Any:
@@ -45,16 +45,10 @@ def make_scheduler(own: Any, sampler: str) -> Any:
         return type(own).from_config(own.config)
     import diffusers
 
+    if problem := unfit(sampler, own.config):
+        raise MismatchError(problem)
     wanted = SAMPLERS[sampler]
-    kind = getattr(diffusers, wanted.kind)
-    if "shift" in own.config or (own.config.get("use_flow_sigmas") and not _follows_flow(kind, wanted)):
-        raise MismatchError(f"{wanted.label} is not for a flow model: leave the scheduler out")
-    return kind.from_config(own.config, **wanted.options)
-
-
-def _follows_flow(kind: Any, sampler: Sampler) -> bool:
-    """Whether diffusers' class knows flows, and the method has no noise levels of its own, which a flow has not."""
-    return "use_flow_sigmas" in signature(kind).parameters and not sampler.options.get("use_karras_sigmas")
+    return getattr(diffusers, wanted.kind).from_config(own.config, **wanted.options)
 
 
 @contextmanager

@@ -5,9 +5,10 @@ The back refuses the same once the model is there; a person should not have to w
 
 import json
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
-from loractl.sections.learning import AdapterSection, EmbeddingSection
+from loractl.bases import configuration, is_single_file
+from loractl.samplers import unfit
+from loractl.sections.learning import AdapterSection, EmbeddingSection, PriorSection
 
 LEAST_RATE = 1e-7  # at which diffusers' polynomial schedule ends
 STEADY = ("constant", "constant_with_warmup")  # schedules that do not depend on how many steps there are
@@ -57,11 +58,23 @@ def of_rates(optimizer: str, schedule: str, learning: Mapping[str, float], early
 
 def of_memory(quantize: str, device: str, model: str) -> Problems:
     """`model` is the job's model.source."""
-    if quantize in AT_LOADING and Path(model).suffix in (".safetensors", ".ckpt"):
+    if quantize in AT_LOADING and is_single_file(model):
         return {"memory.quantize": f'a checkpoint in one file can\'t be loaded in {quantize}: set quantize = "fp8"'}
     if quantize == "nf4" and device == "cpu":
         return {"memory.quantize": 'nf4 needs a GPU: set "int8" or "fp8" to train on a CPU'}
     return {}
+
+
+def of_scheduler(key: str, scheduler: str | None, model: str) -> Problems:
+    """`model` is the job's model.source; where it does not tell its own scheduler, the back will."""
+    problem = unfit(scheduler, configuration(model, "scheduler/scheduler_config.json")) if scheduler else None
+    return {key: problem} if problem else {}
+
+
+def of_prior(prior: PriorSection | None, model: str) -> Problems:
+    """Of the class pictures that would be made."""
+    makes = prior is not None and prior.source == "images" and prior.weight > 0
+    return of_scheduler("prior.scheduler", prior.scheduler if prior and makes else None, model)
 
 
 def of_idle(said: Collection[str], adapter: AdapterSection | None) -> Problems:

@@ -1,10 +1,11 @@
-"""How a job keeps the denoiser: in how many bits, where, and with which attention."""
+"""How a job keeps the denoiser: in how many bits, where, and with which attention; and text encoders beside it."""
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from loractl.specs import MemorySection
+from loractl.sections.presets import with_picture_preset
+from loractl.specs import MemorySection, Spec
 
 
 class DenoiserMemorySection(MemorySection):
@@ -25,6 +26,11 @@ class DenoiserMemorySection(MemorySection):
 class PictureMemorySection(DenoiserMemorySection):
     """Of a job that makes pictures with adapters, which trains nothing."""
 
+    preset: Literal["auto", "8gb", "12gb", "24gb"] | None = Field(
+        None,
+        description="settings for the model on a GPU of this size, or with auto by the memory of the GPU here; keys "
+        "that are set beside it win",
+    )
     text_encoders: Literal["device", "cpu"] = Field(
         "device", description="where prompts are read: cpu is for text encoders that leave a GPU no room for the rest"
     )
@@ -39,3 +45,13 @@ class PictureMemorySection(DenoiserMemorySection):
     def engine(self) -> Literal["auto", "composed", "branch"]:
         """How adapters act on a denoiser so kept: few bits have nothing to add to, and branches do not move."""
         return "branch" if self.quantize != "none" else "composed" if self.offload != "none" else "auto"
+
+
+class PictureSpec(Spec):
+    """Of a job with a `model` and a `memory` that makes pictures."""
+
+    @field_validator("memory", check_fields=False)
+    @classmethod
+    def _resolve_preset(cls, memory: PictureMemorySection, info: ValidationInfo) -> PictureMemorySection:
+        model = info.data.get("model")
+        return with_picture_preset(memory, memory.preset, model.source) if model else memory

@@ -1,13 +1,13 @@
-"""The learning rate of a job that names none, by the pipeline that its model's folder names.
+"""The learning rate of a job that names none, by the pipeline of its model.
 
 Those of diffusers' examples of DreamBooth with LoRA and AdamW (examples/dreambooth/README_*.md), which like loractl
-scale ΔW by 1. What can't be told from here (a hub id, a single file) has the rate of most.
+scale ΔW by 1. What can't be told from here (most hub ids, a .ckpt) has the rate of most.
 """
 
 from collections.abc import Mapping
 from typing import TypeVar
 
-from loractl.sections.presets import pipeline_of
+from loractl.bases import pipeline_of
 from loractl.specs import Section
 
 S = TypeVar("S", bound=Section)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from loractl.sections.conflicts import Problems, of_adapters, of_idle, of_memory, of_rates, of_warmup, rates
+from loractl.sections.conflicts import Problems, of_adapters, of_idle, of_memory, of_prior, of_rates, of_warmup, rates
 from loractl.sections.data import DataSection
 from loractl.sections.learning import AdapterSection, EmbeddingSection
 from loractl.sections.memory import DenoiserMemorySection
@@ -243,6 +243,7 @@ class TrainingSpec(Spec):
             **of_idle(changed(self.train, self.model.source), adapter),
             **of_warmup(self.schedule.name, self.schedule.warmup_steps),
             **of_memory(self.memory.quantize, self.memory.device, self.model.source),
+            **of_prior(getattr(self, "prior", None), self.model.source),
             **of_adapters(self.checkpoint.adapters, adapter),
             **self._unmeasured(),
         }
@@ -268,8 +269,7 @@ class TrainingSpec(Spec):
         """What learns, by the key of its rate → that rate."""
         adapter: AdapterSection | None = getattr(self, "adapter", None)
         embedding: EmbeddingSection | None = getattr(self, "embedding", None)
-        train = self.train
-        return rates(train.lr, train.text_encoder_lr, train.up_lr_ratio, adapter, embedding)
+        return rates(self.train.lr, self.train.text_encoder_lr, self.train.up_lr_ratio, adapter, embedding)
 
     @property
     def early_end(self) -> str | None:

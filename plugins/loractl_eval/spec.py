@@ -4,9 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from loractl.sections.memory import PictureMemorySection
+from loractl.sections.memory import PictureMemorySection, PictureSpec
 from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited, Text, unmeasured, written_below
-from loractl.specs import SIDES, AdapterUse, Finite, InputPath, Model, Positive, Section, Sides, Spec, refusal
+from loractl.specs import SIDES, AdapterUse, Finite, InputPath, Model, Positive, Section, Sides, refusal
 
 READER = 64  # pixels
 
@@ -18,7 +18,7 @@ class ScoredSampleSection(Section):
     negative: str = Field("", description="negative prompt")
 
 
-class EvalSpec(Spec):
+class EvalSpec(PictureSpec):
     method: Literal["eval"] = Field("eval", description="which method runs the job")
     model: Model = Field(description="the base model")
     adapters: tuple[AdapterUse, ...] = Field((), description="judged together, each with its weight")

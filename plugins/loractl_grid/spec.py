@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from loractl.ranges import numbers
-from loractl.sections.memory import PictureMemorySection
+from loractl.sections.memory import PictureMemorySection, PictureSpec
 from loractl.sections.schedules import Schedule
-from loractl.specs import SIDES, AdapterUse, Finite, InputPath, Model, Positive, Section, Sides, Spec, Weight
+from loractl.specs import SIDES, AdapterUse, Finite, InputPath, Model, Positive, Section, Sides, Weight
 from loractl_grid.checkpoints import written
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ class GridSampleSection(Section):
     size: Sides | None = Field(None, description=SIDES)
 
 
-class GridSpec(Spec):
+class GridSpec(PictureSpec):
     method: Literal["grid"] = Field("grid", description="which method runs the job")
     model: Model = Field(description="the base model")
     adapters: tuple[AdapterUse, ...] = Field((), description="applied together to every picture, each with its weight")

@@ -4,9 +4,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from loractl.sections.memory import PictureMemorySection
+from loractl.sections.conflicts import of_scheduler
+from loractl.sections.memory import PictureMemorySection, PictureSpec
 from loractl.sections.schedules import Schedule
-from loractl.specs import AdapterUse, Finite, Model, Section, Spec, stems
+from loractl.specs import AdapterUse, Finite, Model, Section, refusal, stems
 from loractl_infer.prompts import Prompt, parse_prompt
 from loractl_infer.sample import InferSampleSection
 
@@ -33,7 +34,7 @@ class CompositionSection(Section):
     )
 
 
-class InferSpec(Spec):
+class InferSpec(PictureSpec):
     method: Literal["infer"] = Field("infer", description="which method runs the job")
     model: Model = Field(description="the base model")
     adapters: tuple[ScheduledUse, ...] = Field(
@@ -69,6 +70,12 @@ class InferSpec(Spec):
                 f'composition.engine = "{self.composition.engine}" does not act on a denoiser that memory.quantize or '
                 f"memory.offload keeps so: leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _scheduler_fits(self) -> Self:
+        if problems := of_scheduler("sample.scheduler", self.sample.scheduler, self.model.source):
+            raise refusal(problems)
         return self
 
     @model_validator(mode="after")

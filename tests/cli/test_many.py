@@ -2,11 +2,14 @@
 
 import json
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -111,6 +114,42 @@ def test_warnings_of_each_job_are_told(here: Path, capsys: pytest.CaptureFixture
     assert told == ["warning: a: nothing was learnt", "warning: b: nothing was learnt"]
 
 
+@pytest.mark.usefixtures("as_toy")
+def test_so_are_those_of_jobs_on_ray(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray is one that does its work here and at once."""
+    monkeypatch.setattr(many, "_ray", PromptRay)
+    for name in "ab":
+        (here / f"{name}.toml").write_text(JOB)
+    _, _, err = call(capsys, "--quiet", "run", "a.toml", "b.toml", "--executor", "ray")
+    told = [text for text in err.splitlines() if "a library prints" not in text]
+    assert told == ["warning: a: nothing was learnt", "warning: b: nothing was learnt"]
+    _, out, _ = call(capsys, "--json", "run", "a.toml", "b.toml", "--executor", "ray", "--overwrite")
+    events = [json.loads(text) for text in out.splitlines()][:-1]
+    assert [(each["job"], each["text"]) for each in events] == [(name, "nothing was learnt") for name in "ab"]
+
+
+class PromptRay:
+    exceptions = SimpleNamespace(RayError=OSError)
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {}
+
+    def remote(self, **_: object) -> Any:
+        """What Ray pickles between a worker and here is pickled."""
+        return lambda work: SimpleNamespace(remote=lambda *args: pickle.dumps(work(*args)))
+
+    def wait(self, waiting: list[bytes], num_returns: int) -> tuple[list[bytes], list[bytes]]:
+        return waiting[:num_returns], waiting[num_returns:]
+
+    def get(self, done: bytes) -> Any:
+        return pickle.loads(done)
+
+
 def test_all_that_went_wrong_is_told_whole(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +183,7 @@ def test_ray_brings_all_results_though_a_worker_is_killed(here: Path) -> None:
     """And the killed worker's job does not go on behind the back of the one that does it again."""
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    given, killed = jobs(here, "one", "two", "three", "four"), list[int]()
+    given, killed, heard = jobs(here, "one", "two", "three", "four"), list[int](), list[str]()
     root = str(Path(__file__).parents[2])
 
     def work(errand: Errand, retries: int) -> Result:
@@ -163,13 +202,15 @@ def test_ray_brings_all_results_though_a_worker_is_killed(here: Path) -> None:
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     try:
-        results = {result.name: result for result in on_ray(given, retries=2, work=work)}
+        done = on_ray(given, retries=2, hear=lambda name, event: heard.append(f"{name}: {event['text']}"), work=work)
+        results = {result.name: result for result in done}
     finally:
         ray.shutdown()
     killer.join(1)
     assert {name: (result.code, result.problems) for name, result in results.items()} == {
         each.name: (0, ()) for each in given
     }
+    assert sorted(heard) == sorted(f"{each.name}: nothing was learnt" for each in given)
     for steps, errand in enumerate(given, 1):
         assert (errand.destination / "toy.txt").read_text() == f"42 {steps}\n"
     assert not Path(f"/proc/{killed[1]}").exists()

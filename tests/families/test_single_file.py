@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from loractl.bases import BASES, configurations, recognize
 from loractl.errors import FormatError, InputError, MismatchError
-from loractl.families.single_file import BASES, configurations, load_single_file, recognize, variant_of
+from loractl.families.single_file import load_single_file, variant_of
 from tests.families import single
 
 _SD = ("unet", "vae", "text_encoder")

@@ -7,11 +7,13 @@ from typing import get_args
 import loractl_dreambooth
 import loractl_eval
 import loractl_fleet
+import loractl_infer
 import loractl_pti
 import loractl_ti
 import pytest
 import torch
 
+from loractl.bases import BASES, configurations
 from loractl.data import buckets, captions
 from loractl.errors import InputError, JobError
 from loractl.job import dump_job, read_job
@@ -24,13 +26,14 @@ from loractl.train.loop import Group, Plan, rate_table
 from loractl.train.schedule import schedule_factor
 from tests.cli.calling import call
 
-PLUGINS = (loractl_dreambooth, loractl_eval, loractl_fleet, loractl_pti, loractl_ti)
+PLUGINS = (loractl_dreambooth, loractl_eval, loractl_fleet, loractl_infer, loractl_pti, loractl_ti)
 METHODS = {method.name: method for plugin in PLUGINS for method in plugin.register_methods()}
 
 START = {
     "dreambooth": 'subject.prompt = "a sks critter"\ndata.path = "."',
     "ti": 'data.path = "."\n',
     "pti": 'subject.prompt = "a <subject> critter"\ndata.path = "."',
+    "infer": 'sample.prompts = ["a sks critter"]',
     "eval": 'prompts = ["a sks critter"]\n',
 }
 ONE_RATE = "train.lr = 1.0\n"
@@ -163,6 +166,25 @@ def test_the_rate_that_a_family_has_is_not_taken_for_one_that_was_set(tmp_path: 
     (tmp_path / "again.toml").write_text(resolved, encoding="utf-8")
     assert "lr = 0.0004" in resolved and read_job(tmp_path / "again.toml", METHODS)
     assert len(problems(tmp_path, "ti", "train.lr = 1e-4", str(tmp_path))) == 1
+
+
+@pytest.mark.parametrize("base", ["sd3", "sd_v1"])
+def test_class_pictures_of_a_flow_model_are_made_by_its_own_scheduler(base: str, tmp_path: Path) -> None:
+    """As the back says it; what makes no pictures and what can't be told is left alone."""
+    said = 'subject.class_prompt = "a critter"\nprior.scheduler = "dpm++2m"'
+    wrong = ["job.toml:6: prior.scheduler: DPM++ 2M is not for a flow model: leave the scheduler out"]
+    for method in ("dreambooth", "pti"):
+        for model in (str(configurations(base)), BASES[base].repo):
+            assert problems(tmp_path, method, said, model) == (wrong if base == "sd3" else [])
+    assert problems(tmp_path, "dreambooth", f"{said}\nprior.weight = 0.0", str(configurations(base))) == []
+    assert problems(tmp_path, "dreambooth", said, "some/name") == []
+
+
+@pytest.mark.parametrize("base", ["flux_dev", "sdxl"])
+def test_so_are_the_pictures_of_an_inference_job(base: str, tmp_path: Path) -> None:
+    told = problems(tmp_path, "infer", 'sample.scheduler = "k_euler"', str(configurations(base)))
+    wrong = "job.toml:4: sample.scheduler: Euler is not for a flow model: leave the scheduler out"
+    assert told == ([wrong] if base == "flux_dev" else [])
 
 
 def test_a_fleet_is_judged_by_its_subjects(tmp_path: Path) -> None:

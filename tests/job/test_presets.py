@@ -5,10 +5,22 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from loractl.job import read_job
+from loractl.plugins import load_plugins
 from loractl.sections import cards, presets
-from loractl.sections.presets import PRESETS, size, with_preset
+from loractl.sections.conflicts import of_memory
+from loractl.sections.memory import PictureMemorySection
+from loractl.sections.presets import PRESETS, size, with_picture_preset, with_preset
 from loractl.sections.training import TrainMemorySection
+
+PICTURES = {
+    "infer": 'sample.prompts = ["a dog"]',
+    "grid": 'grid.x.seed = "1"\nsample.prompt = "a dog"',
+    "eval": 'prompts = ["a dog"]\nencoders = ["some/clip"]',
+}
 
 
 def model(folder: Path, pipeline: str) -> str:
@@ -130,6 +142,7 @@ def test_the_size_is_told_by_the_folder(pipeline: str, layers: object, expected:
 
 def test_what_has_no_folder_here_is_taken_for_one_of_the_larger() -> None:
     assert (size("lab"), size("some/name"), size("some/file.safetensors")) == ("1B", "12B", "12B")
+    assert size("some/file.ckpt") == "3B", "younger models come as safetensors"
     for preset in ("12gb", "24gb"):  # it may be a UNet, which has nothing to be offloaded
         assert resolved({"preset": preset}, "some/name").offload == "none"
 
@@ -151,3 +164,52 @@ def test_every_preset_knows_every_size_and_only_keys_there_are() -> None:
             assert TrainMemorySection.model_validate(settings)
             # what is cast or brought for a layer is kept for its backward, unless it is recomputed
             assert settings.get("quantize") != "fp8" or settings["gradient_checkpointing"]
+
+
+def test_one_file_is_offloaded_where_a_folder_would_be_in_nf4(tmp_path: Path) -> None:
+    file = tmp_path / "flux.safetensors"
+    save_file({"model.diffusion_model.guidance_in.in_layer.bias": torch.zeros(1)}, file)
+    memory = resolved({"preset": "12gb"}, str(file))
+    assert (memory.quantize, memory.offload) == ("none", "blocks")
+    assert not of_memory(memory.quantize, memory.device, str(file))
+    assert resolved({"preset": "24gb"}, str(file)).quantize == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "preset", "expected"),
+    [
+        ("StableDiffusionPipeline", "8gb", ("none", "none", "device")),
+        ("StableDiffusionXLPipeline", "8gb", ("fp8", "none", "cpu")),
+        ("StableDiffusionXLPipeline", "12gb", ("none", "none", "device")),
+        ("FluxPipeline", "8gb", ("none", "blocks", "cpu")),
+        ("FluxPipeline", "12gb", ("nf4", "none", "cpu")),
+        ("FluxPipeline", "24gb", ("fp8", "none", "cpu")),
+        ("StableDiffusion3Pipeline", "24gb", ("none", "none", "device")),
+    ],
+)
+def test_pictures_have_presets_of_their_own(
+    pipeline: str, preset: str, expected: tuple[str, str, str], tmp_path: Path
+) -> None:
+    source = model(tmp_path, pipeline)
+    job = tmp_path / "job.toml"
+    for method, text in PICTURES.items():
+        job.write_text(f'method = "{method}"\nmodel = "{source}"\nmemory.preset = "{preset}"\n{text}', encoding="utf-8")
+        memory = read_job(job, load_plugins().methods).memory  # type: ignore[attr-defined]
+        assert (memory.quantize, memory.offload, memory.text_encoders) == expected
+        assert memory.precision == "bf16"
+        again = PictureMemorySection.model_validate_json(memory.model_dump_json())
+        assert with_picture_preset(again, preset, "lab") == memory, "read again it is the same"
+
+
+def test_what_a_job_says_of_its_pictures_wins(tmp_path: Path) -> None:
+    source = model(tmp_path, "FluxPipeline")
+
+    def found(**said: str) -> PictureMemorySection:
+        return with_picture_preset(PictureMemorySection.model_validate(said), "8gb", source)
+
+    assert (found(quantize="nf4").quantize, found(quantize="nf4").offload) == ("nf4", "none")
+    assert (found(quantize="none").quantize, found(quantize="none").offload) == ("none", "blocks")
+    assert found(text_encoders="device").text_encoders == "device"
+    assert found(precision="fp32").precision == "fp32"
+    plain = PictureMemorySection()
+    assert with_picture_preset(plain, None, source) is plain

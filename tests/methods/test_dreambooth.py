@@ -43,6 +43,7 @@ def test_what_a_run_says_and_leaves(tmp_path: Path) -> None:
             "before-after.png",
             "metrics.jsonl",
             ".lock",
+            ".run",
             "scores.json",
         ),
         *("class/class-10000.png", "class/class-10001.png", "class/origin.json"),

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from loractl.bases import configurations
 from loractl.cli.plan import lines, planned, read_for, settings
 from loractl.errors import InputError, JobError, MismatchError
 from loractl.events import Facts
-from loractl.families.single_file import configurations
 from loractl.job import override, read_job
 from loractl.plan.estimate import CONTEXT, estimate
 from loractl.plan.gpus import Gpu, find

@@ -7,7 +7,8 @@ import torch
 
 from loractl.plan.shapes import count, networks, shapes_only
 from loractl.plugins import load_plugins
-from loractl.sections.presets import PRESETS
+from loractl.sections.memory import PictureMemorySection
+from loractl.sections.presets import PRESETS, with_picture_preset
 from tests.plan.full_size import GPUS, MODELS, batch, full_size, plan
 
 ROOM = 0.9  # of the GPU: docs/plan.md, "leave a tenth free"
@@ -58,3 +59,19 @@ def test_the_configurations_are_of_the_models_people_know(model: str, tmp_path: 
         parts = networks(full_size(model, tmp_path), torch.bfloat16)
         found = tuple(round(count(parts[name]) / 1e9, 1) for name in ("transformer", "text_encoder"))
     assert found == BILLIONS[model]
+
+
+@pytest.mark.parametrize(
+    ("model", "preset"),
+    [case if case == ("sd_v1", "8gb") else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
+def test_so_do_the_pictures_of_a_preset(model: str, preset: str, tmp_path: Path) -> None:
+    """The autoencoder decodes beside all that stays on the GPU, as after a training without phases."""
+    folder = full_size(model, tmp_path)
+    memory = with_picture_preset(PictureMemorySection(), preset, str(folder))
+    kept = [f"memory.{key}={getattr(memory, key)}" for key in ("precision", "quantize", "offload")]
+    lean = ("memory.gradient_checkpointing=true", "memory.phases=false")
+    told = plan(folder, preset, 1, *kept, *lean, "memory.text_encoders=device")
+    away = [count for name, count in told["parameters"].items() if name.startswith("text")]
+    elsewhere = 2 * sum(away) if memory.text_encoders == "cpu" else 0
+    assert away and told["phases"]["samples"] - elsewhere <= ROOM * told["gpu"]["memory"], (memory, told["phases"])

@@ -192,6 +192,23 @@ def test_the_trace_says_what_moved_when(tmp_path: Path) -> None:
     assert adapter["moved"]["tokens"] == 0 and adapter["moved"]["denoiser"] > 0
 
 
+@pytest.mark.parametrize("claimed", [None, "pti"])
+def test_numbers_that_no_run_of_the_method_wrote_are_refused_before_training(
+    claimed: str | None, tmp_path: Path
+) -> None:
+    """They make nothing beside them the run's own either."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n', encoding="utf-8")
+    if claimed:
+        (tmp_path / ".run").write_text(claimed, encoding="utf-8")
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"metrics\.jsonl is already there"):
+        run("ti", tmp_path)
+    (tmp_path / "rex.learned_embeds.safetensors").write_bytes(b"precious")
+    with pytest.raises(InputError, match=r"rex\.learned_embeds\.safetensors is already there"):
+        run("ti", tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
 def test_a_strangers_file_is_refused_before_training_and_an_own_one_replaced(tmp_path: Path) -> None:
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings" / "rex.safetensors").write_bytes(b"precious")

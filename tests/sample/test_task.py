@@ -22,7 +22,7 @@ from loractl.sample.preview import Preview
 from loractl.sample.schedule import Schedule, Use
 from loractl.sample.session import Session
 from loractl.sample.task import make_scheduler, sampler_label
-from loractl.samplers import SAMPLERS
+from loractl.samplers import FOLLOW_FLOWS, SAMPLERS
 from tests.sample.models import outputs, random_adapter
 from tests.tiny import tiny_sd
 
@@ -207,6 +207,12 @@ def test_a_preview_of_noise_predictions_is_the_picture() -> None:
     assert model.path.predicts == "epsilon"
     picture, (last,), _ = watched(model, "euler")
     assert np.abs(np.asarray(picture, int) - np.asarray(last, int)).max() <= 1
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_what_follows_a_flow_is_what_diffusers_puts_on_one(name: str) -> None:
+    kind = SAMPLERS[name].kind
+    assert (kind in FOLLOW_FLOWS) == ("use_flow_sigmas" in signature(getattr(diffusers, kind)).parameters)
 
 
 ON_FLOWS = {"dpm++2m", "dpm++2m-sde", "dpm++2s", "deis", "unipc"}
