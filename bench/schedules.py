@@ -6,7 +6,8 @@ Side by side: both engines of loractl, its own choice, and diffusers' `pipe.set_
 something; 2 and 8 adapters of rank 4, weights that change at every step and in 4 segments. All sides make the same
 picture, which is checked. Every round runs all sides in turn, each twice: a first run, with nothing composed or
 injected yet, and one more. What is timed is the denoising loop alone, composing included, and a ratio is of a side's
-time to the plain model's mean in the same round: the median over the rounds is given, with the quartiles.
+time to the plain model's mean in the same round: the median over the rounds is given, with the quartiles. All sides
+run once before the rounds, so what a process pays for its very first memory, which later runs use again, is in none.
 
 On a CPU the time is CPU time of one thread, which a busy machine disturbs less than others, and what is prefetched in a
 second thread counts in full; on a GPU it is the clock's. `--write` keeps what is printed in bench/results.
