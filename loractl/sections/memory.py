@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from loractl.sections.presets import with_picture_preset
+from loractl.sections.presets import PRESET, PresetName, with_picture_preset
 from loractl.specs import MemorySection, Spec
 
 
@@ -26,11 +26,7 @@ class DenoiserMemorySection(MemorySection):
 class PictureMemorySection(DenoiserMemorySection):
     """Of a job that makes pictures with adapters, which trains nothing."""
 
-    preset: Literal["auto", "8gb", "12gb", "24gb"] | None = Field(
-        None,
-        description="settings for the model on a GPU of this size, or with auto by the memory of the GPU here; keys "
-        "that are set beside it win",
-    )
+    preset: PresetName | None = Field(None, description=PRESET)
     text_encoders: Literal["device", "cpu"] = Field(
         "device", description="where prompts are read: cpu is for text encoders that leave a GPU no room for the rest"
     )

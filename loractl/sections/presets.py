@@ -5,7 +5,7 @@ fits is judged by `loractl plan`, for one picture at a step of the model's own s
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from loractl.bases import configuration, is_single_file, pipeline_of
 from loractl.sections.cards import gigabytes
@@ -13,6 +13,12 @@ from loractl.specs import Section
 
 S = TypeVar("S", bound=Section)
 Settings = Mapping[str, Any]
+
+PresetName = Literal["auto", "8gb", "12gb", "24gb"]
+PRESET = (
+    "settings for the model on a GPU of this size, or with auto by the memory of the GPU here; keys that are set "
+    "beside it win"
+)
 
 _LEAN: Settings = {"precision": "bf16", "phases": True, "cache_latents": True}
 _LEANER: Settings = {**_LEAN, "gradient_checkpointing": True}

@@ -10,7 +10,7 @@ from loractl.sections.conflicts import Problems, of_adapters, of_idle, of_memory
 from loractl.sections.data import DataSection
 from loractl.sections.learning import AdapterSection, EmbeddingSection
 from loractl.sections.memory import DenoiserMemorySection
-from loractl.sections.presets import with_preset
+from loractl.sections.presets import PRESET, PresetName, with_preset
 from loractl.sections.rates import RATE, changed, with_rate
 from loractl.sections.scoring import EncoderChoice, EncoderSection, Limited, unmeasured, written_below
 from loractl.specs import (
@@ -120,11 +120,7 @@ class TrainMemorySection(DenoiserMemorySection):
     processes: Positive = Field(
         1, description="share every step among so many, each on a GPU of its own (extra accelerate)"
     )
-    preset: Literal["auto", "8gb", "12gb", "24gb"] | None = Field(
-        None,
-        description="settings for the model on a GPU of this size, or with auto by the memory of the GPU here; keys "
-        "that are set beside it win",
-    )
+    preset: PresetName | None = Field(None, description=PRESET)
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the frozen model and its arithmetic; auto: bf16 on a GPU that has it, else fp32"
     )

@@ -53,6 +53,7 @@ class Trained:
 
 
 Train = Callable[[str], Trained]
+Folder = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,6 +68,18 @@ def short_texts() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Train:
     return cache(lambda name: train(name, tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A model's, saved when a test first asks for it."""
+
+    def saved(name: str) -> Path:
+        path = tmp_path_factory.mktemp(name)
+        whole(name).save_pretrained(path)
+        return path
+
+    return cache(saved)
 
 
 def train(name: str, folder: Path) -> Trained:

@@ -1,8 +1,6 @@
 """Loading in phases: a network is in memory while it is needed, and everything comes out as with all of them there."""
 
 import weakref
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +22,14 @@ from loractl.runs.studio import Studio
 from loractl.sample.denoise import Request, render
 from loractl.sample.phases import render_in_phases, said_of
 from loractl.train import loss
-from tests.families.conftest import PROMPT, SHORT, load
-from tests.families.tiny import PIPELINES, whole
+from tests.families.conftest import PROMPT, SHORT, Folder, load
+from tests.families.tiny import PIPELINES
 from tests.methods.lab_job import JOBS, run_job
 from tests.tiny import tiny_sd
 
 CPU = torch.device("cpu")
 META = torch.device("meta")  # in a GPU's place; what is there has no numbers
-Folder = Callable[[str], Path]
 two_families = pytest.mark.parametrize("name", ["sd", "flux"])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    def saved(name: str) -> Path:
-        path = tmp_path_factory.mktemp(name)
-        whole(name).save_pretrained(path)
-        return path
-
-    return cache(saved)
 
 
 def phased(folder: Path, **more: Any) -> Family:

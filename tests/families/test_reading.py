@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,12 @@ from loractl.sample.schedule import Use
 from loractl.sample.session import Session
 from loractl.tensors.adapter import Adapter
 from loractl.tensors.lowrank import LowRank
-from tests.families.conftest import PROMPT, load
-from tests.families.tiny import PIPELINES, whole
+from tests.families.conftest import PROMPT, Folder, load
+from tests.families.tiny import PIPELINES
 from tests.methods.lab_job import JOBS, run_job
 
 CPU, META = torch.device("cpu"), torch.device("meta")  # the second in a GPU's place; what is there has no numbers
 SIDE = 64
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    def saved(name: str) -> Path:
-        path = tmp_path_factory.mktemp(name)
-        whole(name).save_pretrained(path)
-        return path
-
-    return cache(saved)
 
 
 def apart(folder: Path, device: torch.device) -> Family:
@@ -75,8 +64,8 @@ def counted(model: Family) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_text_encoders_stay_and_the_others_hear_them_on_the_device(folders: Any, name: str) -> None:
-    model = apart(folders(name), META)
+def test_text_encoders_stay_and_the_others_hear_them_on_the_device(folder: Folder, name: str) -> None:
+    model = apart(folder(name), META)
     assert model.device == META and model.text_device == CPU
     for part, network in model.movable.items():
         assert {each.device for each in network.parameters()} == {CPU if part in model.encoders else META}
@@ -97,28 +86,28 @@ def test_text_encoders_stay_and_the_others_hear_them_on_the_device(folders: Any,
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_pictures_are_the_same(folders: Any, name: str) -> None:
+def test_pictures_are_the_same(folder: Folder, name: str) -> None:
     made = []
-    for model in (load(folders(name)), apart(folders(name), CPU)):
+    for model in (load(folder(name)), apart(folder(name), CPU)):
         with Session(model) as session:
             made += [np.asarray(each) for each in session.render([request(model), request(model, "a cat")])]
     assert np.array_equal(made[0], made[2]) and np.array_equal(made[1], made[3])
 
 
-def test_so_are_those_from_a_picture(folders: Any) -> None:
+def test_so_are_those_from_a_picture(folder: Folder) -> None:
     canvas = Canvas(Image.fromarray(np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), np.uint8)), 0.6)
     made = []
-    for model in (load(folders("sd")), apart(folders("sd"), CPU)):
+    for model in (load(folder("sd")), apart(folder("sd"), CPU)):
         with Session(model) as session:
             made += [np.asarray(each) for each in session.render([request(model, canvas=canvas)])]
     assert np.array_equal(made[0], made[1])
-    other = pipeline_for(apart(folders("sd"), META).pipeline, request(model, canvas=canvas))
-    with Reader(apart(folders("sd"), META)).reading(other, ()):
+    other = pipeline_for(apart(folder("sd"), META).pipeline, request(model, canvas=canvas))
+    with Reader(apart(folder("sd"), META)).reading(other, ()):
         assert other._execution_device == META
 
 
-def test_texts_are_read_anew_when_what_reads_them_has_changed(folders: Any) -> None:
-    model = apart(folders("sd"), CPU)
+def test_texts_are_read_anew_when_what_reads_them_has_changed(folder: Folder) -> None:
+    model = apart(folder("sd"), CPU)
     (path, layer), *_ = (
         (path, each) for path, each in model.components["text_encoder"].named_modules() if path.endswith("v_proj")
     )
@@ -143,8 +132,8 @@ def test_texts_are_read_anew_when_what_reads_them_has_changed(folders: Any) -> N
         assert torch.equal(read()[1], plain)
 
 
-def test_no_more_is_kept_than_is_allowed(folders: Any) -> None:
-    model = apart(folders("sd"), CPU)
+def test_no_more_is_kept_than_is_allowed(folder: Folder) -> None:
+    model = apart(folder("sd"), CPU)
     with Session(model) as session:
         for number in range(KEPT + 3):
             list(session.render([request(model, f"number {number}")]))

@@ -194,7 +194,7 @@ def test_pictures_have_presets_of_their_own(
     job = tmp_path / "job.toml"
     for method, text in PICTURES.items():
         job.write_text(f'method = "{method}"\nmodel = "{source}"\nmemory.preset = "{preset}"\n{text}', encoding="utf-8")
-        memory = read_job(job, load_plugins().methods).memory  # type: ignore[attr-defined]
+        memory = read_job(job, load_plugins().methods).memory  # type: ignore[attr-defined]  # all three have it
         assert (memory.quantize, memory.offload, memory.text_encoders) == expected
         assert memory.precision == "bf16"
         again = PictureMemorySection.model_validate_json(memory.model_dump_json())
